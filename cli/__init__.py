@@ -1,0 +1,1 @@
+"""The command line: chat, run, pull, list, show, bench."""
