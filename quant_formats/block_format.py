@@ -31,8 +31,8 @@ class BlockFormat:
 
         data: uint8 (n_blocks * block_bytes,), any alignment. Returns float32 (n_blocks * block_size,).
         """
-        assert (data.dtype, data.ndim) == (np.uint8, 1), (data.dtype, data.shape)
-        assert data.size % self.block_bytes == 0, (self.name, data.size)
+        assert data.dtype == np.uint8, data.dtype
+        assert data.shape == (data.size // self.block_bytes * self.block_bytes,), (self.name, data.shape)
         blocks = np.ascontiguousarray(data).view(self.layout)
         weights = np.empty((len(blocks), self.block_size), np.float32)
         # In pieces, so that the intermediate arrays of a big tensor stay in cache instead of taking gigabytes.

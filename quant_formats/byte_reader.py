@@ -23,7 +23,8 @@ class ByteReader:
     def value(self, layout: struct.Struct, what: str) -> int | float:
         """Read one number."""
         start = self.take(layout.size, what)
-        return layout.unpack_from(self.view, start)[0]
+        number: int | float = layout.unpack_from(self.view, start)[0]
+        return number
 
     def u32(self, what: str) -> int:
         """Read an unsigned 32-bit integer."""

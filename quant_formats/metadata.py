@@ -15,22 +15,11 @@ from llmrun.quant_formats.string_array import StringArray
 
 Metadata = Mapping[str, object]
 
-# The numbers by which the file names the type of a value.
+# The numbers by which the file names the type of a value; for numbers, what `struct` and numpy call that type.
 BOOL, STRING, ARRAY = 7, 8, 9
-NUMBERS: dict[int, np.dtype] = {
-    0: np.dtype("u1"),
-    1: np.dtype("i1"),
-    2: np.dtype("<u2"),
-    3: np.dtype("<i2"),
-    4: np.dtype("<u4"),
-    5: np.dtype("<i4"),
-    6: np.dtype("<f4"),
-    BOOL: np.dtype("u1"),
-    10: np.dtype("<u8"),
-    11: np.dtype("<i8"),
-    12: np.dtype("<f8"),
-}
-_STRUCTS = {code: struct.Struct("<" + dtype.char) for code, dtype in NUMBERS.items()}
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "B", 10: "Q", 11: "q", 12: "d"}
+_STRUCTS = {code: struct.Struct("<" + letter) for code, letter in NUMBERS.items()}
+_DTYPES = {code: np.dtype("<" + letter) for code, letter in NUMBERS.items()}
 
 
 def read_metadata(reader: ByteReader, count: int) -> Metadata:
@@ -68,7 +57,7 @@ def _read_array(reader: ByteReader, what: str) -> np.ndarray | StringArray:
         raise UnsupportedModel(f"{reader.path}: {what} is an array of arrays, which llmrun does not read")
     if code not in NUMBERS:
         raise CorruptFile(f"{reader.path}: {what} has the unknown type {code}; download or convert the file again")
-    dtype = NUMBERS[code]
+    dtype = _DTYPES[code]
     start = reader.take(count * dtype.itemsize, what)
     # A copy, because in the file numbers lie at any address.
     values = np.frombuffer(reader.view, dtype, count, start).copy()
