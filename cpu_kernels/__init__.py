@@ -1,0 +1,1 @@
+"""SIMD vector types, the thread team, and every operation of a model on the CPU."""

@@ -1,0 +1,335 @@
+"""Grouped-query attention over the blocks of the KV cache.
+
+The unit is one block of keys and values against up to MAX_COLUMNS query columns (tokens x heads of a group), so a
+block is read once for all of them. Each block gives a partial result (largest score, sum, weighted values); partial
+results are merged in the order of the blocks. Where there are few query tiles, the blocks are spread over the threads
+and merged afterwards, else each thread merges as it goes: the same operations in the same order, so the same bits.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import types
+
+from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
+from llmrun.cpu_kernels.op import fields
+from llmrun.cpu_kernels.rope import BLOCK_TOKENS
+from llmrun.cpu_kernels.simd import FLOAT, I32, INTP
+
+ATTENTION = fields(
+    "tiles n_tiles spread q q_stride out out_stride n_kv_heads group window positions sequences block_tables "
+    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks"
+)
+"""out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
+
+`tiles` (n_tiles, 2) int32: first token and number of tokens, of one sequence each; `n_tiles` and `spread` are
+addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads, max_blocks,
+columns) partial results when spread; `scratch` is `scratch_stride` bytes a thread.
+"""
+
+MAX_COLUMNS = 32
+_TILE = 4  # columns in registers at once
+_LOWEST = -1e30  # a masked score; well below the least maximum, so that its weight is exactly zero
+_LEAST_MAXIMUM = -1e29
+
+
+def column_bytes(head_dim: int) -> int:
+    """Bytes of a partial result of one column: largest score, sum, and 14 unused floats, then the values."""
+    return 64 + 4 * head_dim
+
+
+def scratch_bytes(head_dim: int) -> int:
+    """Bytes that a thread needs: query columns, weights of a block, partial and total results."""
+    return MAX_COLUMNS * (4 * head_dim + 2 * column_bytes(head_dim)) + _TILE * 4 * BLOCK_TOKENS
+
+
+def build_attention(isa: Isa, head_dim: int) -> Callable:
+    """The kernel for one head size, a multiple of 16."""
+    partial = [_build_partial(isa, head_dim, columns) for columns in (1, 2, 3, 4)]
+    partial1, partial2, partial3, partial4 = partial
+    merge, clear, finish = _build_merge(isa, head_dim)
+    result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
+    block_bytes = BLOCK_TOKENS * head_dim * 2
+
+    @device
+    def block_partials(op, sequence, kv_head, block, first_position, columns, q, weights, results):
+        """The partial results of all columns for one block."""
+        group, window = load_word(op + ATTENTION.group), load_word(op + ATTENTION.window)
+        table = load_word(op + ATTENTION.block_tables) + sequence * load_word(op + ATTENTION.table_stride)
+        offset = (load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head) * block_bytes
+        keys, values = load_word(op + ATTENTION.k_cache) + offset, load_word(op + ATTENTION.v_cache) + offset
+        c = 0
+        while c < columns:
+            n = min(columns - c, _TILE)
+            here = first_position - block * BLOCK_TOKENS
+            a, b = q + c * q_bytes, results + c * result_bytes
+            if n == 4:
+                partial4(a, keys, values, weights, b, here, c, group, window)
+            elif n == 3:
+                partial3(a, keys, values, weights, b, here, c, group, window)
+            elif n == 2:
+                partial2(a, keys, values, weights, b, here, c, group, window)
+            else:
+                partial1(a, keys, values, weights, b, here, c, group, window)
+            c += n
+
+    @device
+    def gather_queries(op, token, n_tokens, kv_head, q):
+        group = load_word(op + ATTENTION.group)
+        for t in range(n_tokens):
+            source = load_word(op + ATTENTION.q) + (token + t) * load_word(op + ATTENTION.q_stride)
+            source += kv_head * group * q_bytes
+            for i in range(group * head_dim):
+                store_f32(q + t * group * q_bytes + 4 * i, load_f32(source + 4 * i))
+
+    @device
+    def write_out(op, token, n_tokens, kv_head, totals):
+        group = load_word(op + ATTENTION.group)
+        for t in range(n_tokens):
+            out = load_word(op + ATTENTION.out) + (token + t) * load_word(op + ATTENTION.out_stride)
+            for g in range(group):
+                finish(totals + (t * group + g) * result_bytes, out + (kv_head * group + g) * q_bytes)
+
+    def attention(op, thread, n_threads):
+        n_kv_heads, group = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.group)
+        window, spread = load_word(op + ATTENTION.window), load_word(load_word(op + ATTENTION.spread))
+        q = load_word(op + ATTENTION.scratch) + thread * load_word(op + ATTENTION.scratch_stride)
+        results = q + MAX_COLUMNS * q_bytes
+        totals = results + MAX_COLUMNS * result_bytes
+        weights = totals + MAX_COLUMNS * result_bytes
+        turn = 0
+        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * n_kv_heads):
+            tile = item // n_kv_heads
+            kv_head = item - tile * n_kv_heads
+            token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
+            n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
+            position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
+            sequence = load_i32(load_word(op + ATTENTION.sequences) + 4 * token)
+            begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
+            end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
+            columns = n_tokens * group
+            if spread:
+                gathered = False
+                place = load_word(op + ATTENTION.partials)
+                place += item * load_word(op + ATTENTION.max_blocks) * columns * result_bytes
+                for block in range(begin, end):
+                    if turn % n_threads == thread:
+                        if not gathered:
+                            gather_queries(op, token, n_tokens, kv_head, q)
+                            gathered = True
+                        target = place + block * columns * result_bytes
+                        block_partials(op, sequence, kv_head, block, position, columns, q, weights, target)
+                    turn += 1
+            elif item % n_threads == thread:
+                gather_queries(op, token, n_tokens, kv_head, q)
+                for c in range(columns):
+                    clear(totals + c * result_bytes)
+                for block in range(begin, end):
+                    block_partials(op, sequence, kv_head, block, position, columns, q, weights, results)
+                    for c in range(columns):
+                        merge(totals + c * result_bytes, results + c * result_bytes)
+                write_out(op, token, n_tokens, kv_head, totals)
+
+    return attention
+
+
+def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
+    """The kernel that merges the partial results where the blocks were spread over the threads."""
+    merge, clear, finish = _build_merge(isa, head_dim)
+    result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
+
+    def attention_merge(op, thread, n_threads):
+        n_kv_heads, group = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.group)
+        window = load_word(op + ATTENTION.window)
+        if not load_word(load_word(op + ATTENTION.spread)):
+            return
+        total = load_word(op + ATTENTION.scratch) + thread * load_word(op + ATTENTION.scratch_stride)
+        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * n_kv_heads):
+            tile = item // n_kv_heads
+            kv_head = item - tile * n_kv_heads
+            token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
+            n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
+            position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
+            begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
+            end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
+            columns = n_tokens * group
+            place = load_word(op + ATTENTION.partials)
+            place += item * load_word(op + ATTENTION.max_blocks) * columns * result_bytes
+            for c in range(columns):
+                if (item * columns + c) % n_threads != thread:
+                    continue
+                clear(total)
+                for block in range(begin, end):
+                    merge(total, place + (block * columns + c) * result_bytes)
+                out = load_word(op + ATTENTION.out) + (token + c // group) * load_word(op + ATTENTION.out_stride)
+                finish(total, out + (kv_head * group + c % group) * q_bytes)
+
+    return attention_merge
+
+
+def _build_partial(isa: Isa, head_dim: int, columns: int) -> Callable:
+    """`partial(q, keys, values, weights, results, here, c, group, window)`: one block for 1 to 4 columns.
+
+    `here` is the position of the tile's first token counted from the block's first; `c` is the first column's number.
+    """
+    vectors = 4 if isa.lanes == 16 else 1  # of 16 tokens, or of 16 values, in registers at once
+    score_pass = _build_scores(isa, head_dim, columns, vectors)
+    slices = [(start, min(vectors, head_dim // 16 - start)) for start in range(0, head_dim // 16, vectors)]
+    n_slices = sum(1 for _, width in slices if width == vectors)
+    rest = head_dim // 16 - n_slices * vectors
+    value_pass = _build_values(isa, head_dim, columns, vectors)
+    rest_pass = _build_values(isa, head_dim, columns, rest) if rest else value_pass
+    softmax = _build_softmax(isa)
+    result_bytes = column_bytes(head_dim)
+
+    @device
+    def partial(q, keys, values, weights, results, here, c, group, window):
+        for i in range(4 // vectors):
+            score_pass(q, keys + i * vectors * head_dim * 32, weights + i * vectors * 64)
+        for t in range(columns):
+            visible = here + (c + t) // group + 1
+            hidden = visible - window if window else 0
+            softmax(weights + 256 * t, results + t * result_bytes, types.int32(hidden), types.int32(visible))
+        n = min(here + (c + columns - 1) // group + 1, BLOCK_TOKENS)
+        for i in range(n_slices):
+            value_pass(weights, values + i * vectors * 32, results + 64 + i * vectors * 64, n)
+        if rest:
+            value_pass_end = n_slices * vectors
+            rest_pass(weights, values + value_pass_end * 32, results + 64 + value_pass_end * 64, n)
+
+    return partial
+
+
+def _build_scores(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callable:
+    """Scores of 16 x `vectors` tokens for each column: a running sum over the head's dimensions, lane = token."""
+    emitted = simd.emitter_for(isa, 16)
+    tile = simd.tile(16, columns * vectors)
+    at_once = 4
+
+    @emitted(tile)
+    def zeros(s):
+        return [s.zero_f32()] * (columns * vectors)
+
+    @emitted(tile, tile, INTP, INTP)
+    def step(s, acc, q, keys):
+        acc = list(acc)
+        for d in range(at_once):
+            k = [s.load_f16(keys + (v * head_dim * 32 + 32 * d)) for v in range(vectors)]
+            for t in range(columns):
+                query = s.broadcast_f32(q + (t * head_dim * 4 + 4 * d))
+                for v in range(vectors):
+                    acc[t * vectors + v] = s.fma(k[v], query, acc[t * vectors + v])
+        return acc
+
+    @emitted(types.void, INTP, tile)
+    def store(s, scores, acc):
+        for t in range(columns):
+            for v in range(vectors):
+                s.store(scores + (4 * BLOCK_TOKENS * t + 64 * v), acc[t * vectors + v])
+
+    @device
+    def score_pass(q, keys, scores):
+        acc = zeros()
+        for d in range(0, head_dim, at_once):
+            acc = step(acc, q + 4 * d, keys + 32 * d)
+        store(scores, acc)
+
+    return score_pass
+
+
+def _build_softmax(isa: Isa) -> Callable:
+    """`softmax(scores, result, hidden, visible)`: scores to weights in place; tokens in [hidden, visible) count."""
+    emitted = simd.emitter_for(isa, 16)
+
+    @emitted(types.void, INTP, INTP, types.int32, types.int32)
+    def softmax(s, scores, result, hidden, visible):
+        lowest = s.constant(FLOAT, _LOWEST, 16)
+        low, high = s.splat(hidden), s.splat(visible)
+        masked = []
+        for v in range(BLOCK_TOKENS // 16):
+            token = s.constants(I32, range(16 * v, 16 * v + 16))
+            score = s.load_f32(scores + 64 * v)
+            masked.append(s.select_within(token, low, high, score, lowest))
+        largest = masked[0]
+        for score in masked[1:]:
+            largest = s.maximum(largest, score)
+        top = s.reduce(largest, s.maximum)
+        top = s.select_greater(top, s.like(top, _LEAST_MAXIMUM), top, s.like(top, _LEAST_MAXIMUM))
+        weights = [s.exp(score - s.splat(top)) for score in masked]
+        for v, weight in enumerate(weights):
+            s.store(scores + 64 * v, weight)
+        total = (weights[0] + weights[1]) + (weights[2] + weights[3])
+        s.store(result, top)
+        s.store(result + 4, s.reduce(total, lambda a, b: a + b))
+
+    return softmax
+
+
+def _build_values(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callable:
+    """16 x `vectors` dimensions of the weighted values for each column: a running sum over the tokens."""
+    emitted = simd.emitter_for(isa, 16)
+    tile = simd.tile(16, columns * vectors)
+
+    @emitted(tile)
+    def zeros(s):
+        return [s.zero_f32()] * (columns * vectors)
+
+    @emitted(tile, tile, INTP, INTP)
+    def step(s, acc, weights, values):
+        acc = list(acc)
+        v = [s.load_f16(values + 32 * i) for i in range(vectors)]
+        for t in range(columns):
+            weight = s.broadcast_f32(weights + 4 * BLOCK_TOKENS * t)
+            for i in range(vectors):
+                acc[t * vectors + i] = s.fma(v[i], weight, acc[t * vectors + i])
+        return acc
+
+    @emitted(types.void, INTP, tile)
+    def store(s, out, acc):
+        for t in range(columns):
+            for i in range(vectors):
+                s.store(out + (column_bytes(head_dim) * t + 64 * i), acc[t * vectors + i])
+
+    @device
+    def value_pass(weights, values, out, n):
+        acc = zeros()
+        for token in range(n):
+            acc = step(acc, weights + 4 * token, values + 2 * head_dim * token)
+        store(out, acc)
+
+    return value_pass
+
+
+def _build_merge(isa: Isa, head_dim: int) -> tuple[Callable, Callable, Callable]:
+    """`merge(total, part)`, `clear(total)`, and `finish(total, out)`, which divides by the sum."""
+    emitted = simd.emitter_for(isa, 16)
+    lowest = np.float32(_LOWEST)
+
+    @emitted(types.void, INTP, INTP)
+    def merge(s, total, part):
+        a_top, b_top = s.load(FLOAT, total), s.load(FLOAT, part)
+        top = s.select_greater(a_top, b_top, a_top, b_top)
+        a, b = s.exp(s.splat(a_top - top)), s.exp(s.splat(b_top - top))
+        a_sum, b_sum = s.broadcast_f32(total + 4), s.broadcast_f32(part + 4)
+        s.store(total, top)
+        s.store(total + 4, s.first_lane(s.fma(b_sum, b, a_sum * a)))
+        for i in range(head_dim // 16):
+            at = 64 + 64 * i
+            s.store(total + at, s.fma(s.load_f32(part + at), b, s.load_f32(total + at) * a))
+
+    @emitted(types.void, INTP, INTP)
+    def divide(s, total, out):
+        inverse = s.splat(s.like(s.load(FLOAT, total), 1.0) / s.load(FLOAT, total + 4))
+        for i in range(head_dim // 16):
+            s.store(out + 64 * i, s.load_f32(total + (64 + 64 * i)) * inverse)
+
+    @device
+    def clear(total):
+        store_f32(total, lowest)
+        for i in range(1, head_dim + 16):
+            store_f32(total + 4 * i, np.float32(0))
+
+    return merge, clear, divide

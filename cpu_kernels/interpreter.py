@@ -1,0 +1,105 @@
+"""The compiled loop that runs a program, and the compiled loop in which a thread of the team waits for one.
+
+The team shares a control block of words, each on a cache line of its own:
+
+    arrived     threads that have reached the barrier
+    round       barriers passed so far
+    program     address of the first record
+    n_ops       number of records
+    sent        programs sent so far; a change is the signal to begin
+    stop        whether the team is to end
+    state + i   whether thread i is running (0) or asleep (1), and the number of programs it has seen
+"""
+
+from collections.abc import Callable
+
+from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.memory import call_kernel, fetch_add, load_atomic, load_word, pause, store_atomic
+from llmrun.cpu_kernels.op import BARRIER, KERNEL, RECORD_BYTES
+
+LINE = 64
+ARRIVED, ROUND, PROGRAM, N_OPS, SENT, STOP, STATE = (LINE * i for i in range(7))
+RUNNING, ASLEEP = 0, 1
+SPINS = 20_000  # pauses before a waiting thread goes to sleep: about a millisecond
+
+
+def control_words(n_threads: int) -> int:
+    """Size of the control block in words."""
+    return (STATE + LINE * n_threads) // 8
+
+
+@device
+def meet(control, n_threads):
+    """A barrier: no thread leaves before all have come."""
+    now = load_atomic(control + ROUND)
+    if fetch_add(control + ARRIVED, 1) == n_threads - 1:
+        store_atomic(control + ARRIVED, 0)
+        store_atomic(control + ROUND, now + 1)
+    else:
+        while load_atomic(control + ROUND) == now:
+            pause()
+
+
+@device
+def interpret(control, thread, n_threads):
+    """Run the records of the program, and meet at the end."""
+    op = load_word(control + PROGRAM)
+    end = op + load_word(control + N_OPS) * RECORD_BYTES
+    while op < end:
+        call_kernel(load_word(op + 8 * KERNEL), op, thread, n_threads)
+        if n_threads > 1 and load_word(op + 8 * BARRIER):
+            meet(control, n_threads)
+        op += RECORD_BYTES
+    if n_threads > 1:
+        meet(control, n_threads)
+
+
+def build_send() -> Callable:
+    """The kernel that tells the team of a new program."""
+
+    def send(control, thread, n_threads):
+        fetch_add(control + SENT, 1)
+
+    return send
+
+
+def build_run() -> Callable:
+    """The kernel that the calling thread runs after `send`: it takes part in the program."""
+
+    def run(control, thread, n_threads):
+        interpret(control, thread, n_threads)
+
+    return run
+
+
+def build_work() -> Callable:
+    """The kernel that the other threads run: programs, one after the other, until none has come for a while.
+
+    It returns with the thread's state ASLEEP; the caller sleeps until it is woken, and calls again. `SENT` is read
+    once more after the state is written, so a program that is sent at that moment is either seen here or the sender
+    sees the state.
+    """
+
+    def work(control, thread, n_threads):
+        state = control + STATE + LINE * thread
+        seen = load_word(state + 8)
+        spins = 0
+        while True:
+            if load_atomic(control + SENT) != seen:
+                store_atomic(state, RUNNING)
+                if load_atomic(control + STOP):
+                    return
+                seen += 1
+                interpret(control, thread, n_threads)
+                store_atomic(state + 8, seen)
+                spins = 0
+            elif spins < SPINS:
+                pause()
+                spins += 1
+            else:
+                store_atomic(state, ASLEEP)
+                if load_atomic(control + SENT) == seen:
+                    return
+                store_atomic(state, RUNNING)
+
+    return work

@@ -1,0 +1,55 @@
+"""Instruction sets: which one this processor has, and what code generation may use for each."""
+
+from dataclasses import dataclass
+
+from llmrun.quant_formats.errors import KernelError
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A target of the kernels: its name, what LLVM is told, and the shape of the register tiles."""
+
+    name: str
+    cpu: str  # LLVM's name of the processor; "" is the one in front of us
+    features: str  # LLVM feature string; "" is what the processor reports
+    lanes: int  # 32-bit values handled as one vector: the rows of a panel worked on together
+    columns: int  # most activation columns in a register tile of the matrix product
+    dot: str  # how four unsigned by signed bytes are summed: "vnni512", "vnni256", "maddubs", "generic"
+
+
+_AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+sse4.2"
+
+ISAS = {
+    "avx512vnni": Isa("avx512vnni", "", "", 16, 8, "vnni512"),
+    "avxvnni": Isa("avxvnni", "x86-64-v3", _AVX2 + ",+avxvnni", 8, 4, "vnni256"),
+    "avx2": Isa("avx2", "x86-64-v3", _AVX2, 8, 4, "maddubs"),
+    "portable": Isa("portable", "generic", "", 8, 2, "generic"),
+}
+"""Best first."""
+
+_NEEDS = {
+    "avx512vnni": ("avx512vnni", "avx512bw", "avx512vl", "avx512dq", "fma", "f16c"),
+    "avxvnni": ("avxvnni", "avx2", "fma", "f16c"),
+    "avx2": ("avx2", "fma", "f16c"),
+    "portable": (),
+}
+
+
+def supported() -> list[str]:
+    """Names of the instruction sets that this processor can run, best first."""
+    import llvmlite.binding as llvm  # noqa: PLC0415  half of the start-up of a command that runs no kernel
+
+    features = llvm.get_host_cpu_features()
+    return [name for name, needs in _NEEDS.items() if all(features.get(need, False) for need in needs)]
+
+
+def choose(name: str | None = None) -> Isa:
+    """The best instruction set of this processor, or the one that is asked for by name."""
+    available = supported()
+    if name is None:
+        return ISAS[available[0]]
+    if name not in ISAS:
+        raise KernelError(f"unknown instruction set {name!r}; choose one of {', '.join(ISAS)}")
+    if name not in available:
+        raise KernelError(f"this processor has no {name}; it can run {', '.join(available)}")
+    return ISAS[name]

@@ -1,0 +1,67 @@
+"""How kernels are compiled: the one place for Numba's flags, and the object code that comes out.
+
+A kernel is a Python function `kernel(op, thread, n_threads)` over addresses (see `program.py`). Numba and LLVM turn it
+into one object file with the C symbol `llmrun_<name>`; `library.py` keeps these files and loads them without Numba.
+"""
+
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import config
+
+from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.target import symbol, target_machine
+
+# No fastmath: the order of float operations is part of what a kernel promises. error_model keeps exceptions out.
+FLAGS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+KERNEL = types.void(types.intp, types.intp, types.intp)
+
+
+def device(function: Callable) -> Callable:
+    """A function that kernels call; LLVM decides whether to inline it."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """A function that is inlined wherever it is called."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def use(isa: Isa) -> None:
+    """Make this process compile for an instruction set; call it before anything is compiled."""
+    if isa.cpu:
+        config.CPU_NAME, config.CPU_FEATURES = isa.cpu, isa.features
+
+
+def compile_module(name: str, function: Callable) -> llvm.ModuleRef:
+    """The optimised LLVM module of a kernel, with its C entry point."""
+    dispatcher = numba.njit(KERNEL, **FLAGS)(function)
+    (result,) = dispatcher.overloads.values()
+    module = llvm.parse_assembly(result.library.get_llvm_str())
+    module.link_in(llvm.parse_assembly(str(_entry_point(name, result.fndesc.mangled_name, module))))
+    module.verify()
+    return module
+
+
+def compile_object(name: str, function: Callable, isa: Isa) -> bytes:
+    """The object file of a kernel."""
+    return target_machine(isa).emit_object(compile_module(name, function))
+
+
+def _entry_point(name: str, mangled: str, compiled: llvm.ModuleRef) -> ir.Module:
+    """`void llmrun_<name>(i64, i64, i64)`, which calls the function under Numba's own convention."""
+    module = ir.Module(name=f"entry_{name}")
+    module.triple, module.data_layout = compiled.triple, compiled.data_layout
+    pointer, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+    numba_type = ir.FunctionType(ir.IntType(32), [pointer.as_pointer()] * 2 + [word] * 3)
+    inner = ir.Function(module, numba_type, mangled)
+    outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [word] * 3), symbol(name))
+    builder = ir.IRBuilder(outer.append_basic_block())
+    result, exception = builder.alloca(pointer), builder.alloca(pointer)
+    builder.call(inner, [result, exception, *outer.args])
+    builder.ret_void()
+    return module

@@ -1,0 +1,33 @@
+"""Every kernel by name: which function builds it for an instruction set."""
+
+from collections.abc import Callable
+
+from llmrun.cpu_kernels.isa import Isa
+
+
+def build(name: str, isa: Isa) -> Callable:
+    """The Python function of a kernel, ready to be compiled."""
+    from llmrun.cpu_kernels import attention, interpreter, matmul, pack, read, rope, rows  # noqa: PLC0415  imports Numba
+    from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS  # noqa: PLC0415
+
+    verb, _, what = name.partition("-")
+    builders: dict[str, Callable[[], Callable]] = {
+        "send": interpreter.build_send,
+        "run": interpreter.build_run,
+        "work": interpreter.build_work,
+        "norm": lambda: rows.build_norm(isa),
+        "quantise": lambda: rows.build_quantise(isa),
+        "gated": lambda: rows.build_gated(isa, what),
+        "rope": lambda: rope.build_rope(isa),
+        "attention": lambda: attention.build_attention(isa, int(what)),
+        "merge": lambda: attention.build_attention_merge(isa, int(what)),
+        "matmul": lambda: matmul.build_matmul(isa, PANEL_FORMATS[what]),
+        "pack": lambda: pack.build_pack(isa, PANEL_FORMATS[what]),
+        "embed": lambda: pack.build_embed(PANEL_FORMATS[what]),
+        "read": lambda: read.build_read(isa),
+    }
+    return builders[verb]()
+
+
+TEAM_KERNELS = ("send", "run", "work")
+"""What every team needs."""

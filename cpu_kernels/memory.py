@@ -1,0 +1,131 @@
+"""Loads, stores and atomics at addresses, for Numba kernels."""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from llmrun.cpu_kernels import half
+
+_WORD = ir.IntType(64)
+
+
+def _loader(ir_type: ir.Type, numba_type: types.Type):
+    @intrinsic
+    def load(_context, address):
+        def generate(_, builder, _signature, arguments):
+            value = builder.load(builder.inttoptr(arguments[0], ir_type.as_pointer()))
+            value.align = 1
+            return value
+
+        return numba_type(types.intp), generate
+
+    return load
+
+
+def _storer(ir_type: ir.Type, numba_type: types.Type):
+    @intrinsic
+    def store(_context, address, value):
+        def generate(context, builder, _signature, arguments):
+            written = builder.store(arguments[1], builder.inttoptr(arguments[0], ir_type.as_pointer()))
+            written.align = 1
+            return context.get_dummy_value()
+
+        return types.void(types.intp, numba_type), generate
+
+    return store
+
+
+load_u8, store_u8 = (f(ir.IntType(8), types.uint8) for f in (_loader, _storer))
+load_i8 = _loader(ir.IntType(8), types.int8)
+load_u16, store_u16 = (f(ir.IntType(16), types.uint16) for f in (_loader, _storer))
+load_u32, store_u32 = (f(ir.IntType(32), types.uint32) for f in (_loader, _storer))
+load_i32, store_i32 = (f(ir.IntType(32), types.int32) for f in (_loader, _storer))
+load_word, store_word = (f(_WORD, types.intp) for f in (_loader, _storer))
+load_f32, store_f32 = (f(ir.FloatType(), types.float32) for f in (_loader, _storer))
+
+
+@intrinsic
+def load_f16(_context, address):
+    """A half as a float."""
+
+    def generate(context, builder, _signature, arguments):
+        bits = builder.load(builder.inttoptr(arguments[0], ir.IntType(16).as_pointer()))
+        bits.align = 1
+        return half.to_float(builder, bits, hardware=half.has_conversions(context, builder.module))
+
+    return types.float32(types.intp), generate
+
+
+@intrinsic
+def store_f16(_context, address, value):
+    """Write a float as a half, rounded to nearest even."""
+
+    def generate(context, builder, _signature, arguments):
+        hardware = half.has_conversions(context, builder.module)
+        bits = half.from_float(builder, arguments[1], hardware=hardware)
+        builder.store(bits, builder.inttoptr(arguments[0], ir.IntType(16).as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.float32), generate
+
+
+@intrinsic
+def call_kernel(_context, kernel, op, thread, n_threads):
+    """Call the kernel at an address."""
+
+    def generate(context, builder, _signature, arguments):
+        signature = ir.FunctionType(ir.VoidType(), [_WORD] * 3)
+        builder.call(builder.inttoptr(arguments[0], signature.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def fetch_add(_context, address, value):
+    """Add to the word at an address and return what was there, as one atomic step."""
+
+    def generate(_, builder, _signature, arguments):
+        pointer = builder.inttoptr(arguments[0], _WORD.as_pointer())
+        return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
+
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def load_atomic(_context, address):
+    """The word at an address, and everything that was written before it."""
+
+    def generate(_, builder, _signature, arguments):
+        return builder.load_atomic(builder.inttoptr(arguments[0], _WORD.as_pointer()), "seq_cst", 8)
+
+    return types.intp(types.intp), generate
+
+
+@intrinsic
+def store_atomic(_context, address, value):
+    """Write a word after everything that was written before it."""
+
+    def generate(context, builder, _signature, arguments):
+        builder.store_atomic(arguments[1], builder.inttoptr(arguments[0], _WORD.as_pointer()), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def pause(_context):
+    """Tell the processor that this is a spin loop."""
+
+    def generate(context, builder, _signature, _arguments):
+        if builder.module.triple.startswith(("x86_64", "i686", "amd64")):
+            signature = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse2.pause"), [])
+        elif builder.module.triple.startswith(("aarch64", "arm64")):
+            signature = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            hint = cgutils.get_or_insert_function(builder.module, signature, "llvm.aarch64.hint")
+            builder.call(hint, [ir.Constant(ir.IntType(32), 1)])
+        return context.get_dummy_value()
+
+    return types.void(), generate

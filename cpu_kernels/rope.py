@@ -1,0 +1,110 @@
+"""Between the QKV products and attention: QK norm, rotary embedding, and the new keys and values into the cache.
+
+A cache block holds BLOCK_TOKENS tokens of every key/value head, as halfs. Keys lie sixteen tokens side by side, so
+that a vector of scores needs no sum across lanes; values lie token by token:
+
+    keys    (n_kv_heads, BLOCK_TOKENS / 16, head_dim, 16)
+    values  (n_kv_heads, BLOCK_TOKENS, head_dim)
+"""
+
+import math
+from collections.abc import Callable
+
+from numba import types
+
+from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f16, store_f32
+from llmrun.cpu_kernels.op import fields
+from llmrun.cpu_kernels.rows import build_norm_sum
+from llmrun.cpu_kernels.share import share
+
+BLOCK_TOKENS = 64
+
+ROPE = fields(
+    "n_tokens q q_stride k k_stride v v_stride n_heads n_kv_heads head_dim q_bias k_bias v_bias q_norm k_norm eps "
+    "angles rope_dim paired scale positions sequences block_tables table_stride k_cache v_cache"
+)
+"""q is turned in place and multiplied by `scale`; k and v go to the cache.
+
+`angles` (n_tokens, rope_dim / 2, 2) cosines and sines; `paired` turns (0,1)(2,3).. rather than (0,n/2)(1,n/2+1)..;
+biases and norm weights are 0 where the model has none; `eps` and `scale` are floats.
+"""
+
+
+def build_rope(isa: Isa) -> Callable:
+    """The kernel."""
+    sum_of_squares = build_norm_sum(isa)
+    sqrt = math.sqrt
+
+    @device
+    def add_bias(x, bias, n):
+        if bias:
+            for i in range(n):
+                store_f32(x + 4 * i, load_f32(x + 4 * i) + load_f32(bias + 4 * i))
+
+    @device
+    def normalise(x, weight, n, eps):
+        if weight:
+            factor = types.float32(1.0) / types.float32(sqrt(sum_of_squares(x, n) / types.float32(n) + eps))
+            for i in range(n):
+                store_f32(x + 4 * i, load_f32(x + 4 * i) * factor * load_f32(weight + 4 * i))
+
+    @device
+    def turn(x, angles, rope_dim, paired):
+        step = 8 if paired else 4
+        apart = 4 if paired else 2 * rope_dim
+        for i in range(rope_dim // 2):
+            cosine, sine = load_f32(angles + 8 * i), load_f32(angles + 8 * i + 4)
+            a, b = load_f32(x + step * i), load_f32(x + step * i + apart)
+            store_f32(x + step * i, a * cosine - b * sine)
+            store_f32(x + step * i + apart, b * cosine + a * sine)
+
+    @device
+    def turn_query(op, t, head, n):
+        q = load_word(op + ROPE.q) + t * load_word(op + ROPE.q_stride) + head * n * 4
+        bias = load_word(op + ROPE.q_bias)
+        add_bias(q, bias + head * n * 4 if bias else 0, n)
+        normalise(q, load_word(op + ROPE.q_norm), n, load_f32(op + ROPE.eps))
+        rope_dim = load_word(op + ROPE.rope_dim)
+        turn(q, load_word(op + ROPE.angles) + t * rope_dim * 4, rope_dim, load_word(op + ROPE.paired))
+        scale = load_f32(op + ROPE.scale)
+        for i in range(n):
+            store_f32(q + 4 * i, load_f32(q + 4 * i) * scale)
+
+    @device
+    def store_key_value(op, t, head, n):
+        k = load_word(op + ROPE.k) + t * load_word(op + ROPE.k_stride) + head * n * 4
+        v = load_word(op + ROPE.v) + t * load_word(op + ROPE.v_stride) + head * n * 4
+        k_bias, v_bias = load_word(op + ROPE.k_bias), load_word(op + ROPE.v_bias)
+        add_bias(k, k_bias + head * n * 4 if k_bias else 0, n)
+        add_bias(v, v_bias + head * n * 4 if v_bias else 0, n)
+        normalise(k, load_word(op + ROPE.k_norm), n, load_f32(op + ROPE.eps))
+        rope_dim = load_word(op + ROPE.rope_dim)
+        turn(k, load_word(op + ROPE.angles) + t * rope_dim * 4, rope_dim, load_word(op + ROPE.paired))
+        position = load_i32(load_word(op + ROPE.positions) + 4 * t)
+        sequence = load_i32(load_word(op + ROPE.sequences) + 4 * t)
+        table = load_word(op + ROPE.block_tables) + sequence * load_word(op + ROPE.table_stride)
+        block = load_i32(table + 4 * (position // BLOCK_TOKENS))
+        slot = position % BLOCK_TOKENS
+        offset = (block * load_word(op + ROPE.n_kv_heads) + head) * (BLOCK_TOKENS * n * 2)
+        keys = load_word(op + ROPE.k_cache) + offset + (slot // 16) * n * 32 + slot % 16 * 2
+        values = load_word(op + ROPE.v_cache) + offset + slot * n * 2
+        for i in range(n):
+            store_f16(keys + 32 * i, load_f32(k + 4 * i))
+            store_f16(values + 2 * i, load_f32(v + 4 * i))
+
+    def rope(op, thread, n_threads):
+        n_tokens, n = load_word(load_word(op + ROPE.n_tokens)), load_word(op + ROPE.head_dim)
+        n_heads = load_word(op + ROPE.n_heads)
+        heads = n_heads + load_word(op + ROPE.n_kv_heads)
+        first, last = share(n_tokens * heads, thread, n_threads)
+        for piece in range(first, last):
+            t = piece // heads
+            head = piece - t * heads
+            if head < n_heads:
+                turn_query(op, t, head, n)
+            else:
+                store_key_value(op, t, head - n_heads, n)
+
+    return rope

@@ -1,0 +1,154 @@
+"""Operations on rows of activations: RMS norm, gated activations. Each ends by quantising for the products behind it."""
+
+from collections.abc import Callable
+
+from numba import types
+
+from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
+from llmrun.cpu_kernels.op import fields
+from llmrun.cpu_kernels.quantise import LANES, build_quantise_row
+from llmrun.cpu_kernels.share import share
+from llmrun.cpu_kernels.simd import INTP
+
+NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q32 q256 f32")
+"""h = rms_norm(x[rows[t]]) * weight; with `residual`, residual[t] += h; else out[t] = h, quantised where wanted.
+
+`rows` is 0 (every row) or the address of int32 row numbers; `eps` a float; n values a row.
+"""
+
+GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q32 q256 f32")
+"""out[t] = activation(gate[t]) * up[t], quantised where wanted."""
+
+QUANTISE = fields("n_tokens x x_stride n q32 q256 f32")
+"""x[t] quantised where wanted."""
+
+_PIECE = 256  # values of a row that one thread takes at a time
+
+
+def build_norm_sum(isa: Isa) -> Callable:
+    """`sum_of_squares(x, n)`: in one fixed order."""
+    emitted, vector = simd.emitter_for(isa, LANES), simd.f32_vector(LANES)
+
+    @emitted(vector)
+    def zero(s):
+        return s.zero_f32()
+
+    @emitted(vector, vector, INTP)
+    def add_square(s, acc, x):
+        v = s.load_f32(x)
+        return s.fma(v, v, acc)
+
+    @emitted(types.float32, vector, vector, vector, vector)
+    def total(s, a, b, c, d):
+        return s.reduce((a + b) + (c + d), lambda x, y: x + y)
+
+    @device
+    def sum_of_squares(x, n):
+        a, b, c, d = zero(), zero(), zero(), zero()
+        for i in range(n // 64):
+            a = add_square(a, x + 256 * i)
+            b = add_square(b, x + 256 * i + 64)
+            c = add_square(c, x + 256 * i + 128)
+            d = add_square(d, x + 256 * i + 192)
+        for i in range(n // 64 * 4, n // 16):
+            a = add_square(a, x + 64 * i)
+        result = total(a, b, c, d)
+        for i in range(n // 16 * 16, n):
+            result += load_f32(x + 4 * i) * load_f32(x + 4 * i)
+        return result
+
+    return sum_of_squares
+
+
+def build_norm(isa: Isa) -> Callable:
+    """The kernel of RMS norm."""
+    import math  # noqa: PLC0415
+
+    sum_of_squares, quantise_row = build_norm_sum(isa), build_quantise_row(isa)
+    sqrt = math.sqrt
+
+    @device
+    def scaled(x, weight, factor, i):
+        return load_f32(x + 4 * i) * factor * load_f32(weight + 4 * i)
+
+    def norm(op, thread, n_threads):
+        n_tokens, n = load_word(load_word(op + NORM.n_tokens)), load_word(op + NORM.n)
+        weight, residual, rows = load_word(op + NORM.weight), load_word(op + NORM.residual), load_word(op + NORM.rows)
+        eps = load_f32(op + NORM.eps)
+        first, last = share(n_tokens, thread, n_threads)
+        for t in range(first, last):
+            row = load_i32(rows + 4 * t) if rows else t
+            x = load_word(op + NORM.x) + row * load_word(op + NORM.x_stride)
+            factor = types.float32(1.0) / types.float32(sqrt(sum_of_squares(x, n) / types.float32(n) + eps))
+            stride = load_word(op + NORM.out_stride)
+            if residual:
+                target = residual + t * stride
+                for i in range(n):
+                    store_f32(target + 4 * i, load_f32(target + 4 * i) + scaled(x, weight, factor, i))
+            else:
+                target = load_word(op + NORM.out) + t * stride
+                for i in range(n):
+                    store_f32(target + 4 * i, scaled(x, weight, factor, i))
+                q32, q256, f32 = load_word(op + NORM.q32), load_word(op + NORM.q256), load_word(op + NORM.f32)
+                quantise_row(target, n, 0, n, t, n_tokens, q32, q256, f32)
+
+    return norm
+
+
+def build_quantise(isa: Isa) -> Callable:
+    """The kernel that quantises rows."""
+    quantise_row = build_quantise_row(isa)
+
+    def quantise(op, thread, n_threads):
+        n_tokens, n = load_word(load_word(op + QUANTISE.n_tokens)), load_word(op + QUANTISE.n)
+        q32, q256, f32 = load_word(op + QUANTISE.q32), load_word(op + QUANTISE.q256), load_word(op + QUANTISE.f32)
+        first, last = share(n_tokens, thread, n_threads)
+        for t in range(first, last):
+            row = load_word(op + QUANTISE.x) + t * load_word(op + QUANTISE.x_stride)
+            quantise_row(row, n, 0, n, t, n_tokens, q32, q256, f32)
+
+    return quantise
+
+
+def build_gated(isa: Isa, activation: str) -> Callable:
+    """The kernel of a gated feed-forward's middle: "silu" or "gelu" (the tanh form) of the gate, times up."""
+    emitted, quantise_row = simd.emitter_for(isa, LANES), build_quantise_row(isa)
+
+    def value(s, gate, up):
+        if activation == "silu":
+            exponent = gate
+        else:  # gelu: x / (1 + e**-2u) with u = sqrt(2 / pi) (x + 0.044715 x**3)
+            exponent = (s.fma(gate * gate * 0.044715, gate, gate)) * 1.5957691216057308
+        return gate / (s.exp(s.like(gate, 0.0) - exponent) + 1.0) * up
+
+    @emitted(types.void, INTP, INTP, INTP)
+    def sixteen(s, gate, up, out):
+        s.store(out, value(s, s.load_f32(gate), s.load_f32(up)))
+
+    @emitted(types.void, INTP, INTP, INTP)
+    def single(s, gate, up, out):
+        one = s.narrow(1)
+        one.store(out, value(one, one.load_f32(gate), one.load_f32(up)))
+
+    def gated(op, thread, n_threads):
+        n_tokens, n = load_word(load_word(op + GATED.n_tokens)), load_word(op + GATED.n)
+        q32, q256, f32 = load_word(op + GATED.q32), load_word(op + GATED.q256), load_word(op + GATED.f32)
+        pieces = (n + _PIECE - 1) // _PIECE
+        first, last = share(n_tokens * pieces, thread, n_threads)
+        for piece in range(first, last):
+            t = piece // pieces
+            begin = (piece - t * pieces) * _PIECE
+            end = min(begin + _PIECE, n)
+            gate = load_word(op + GATED.gate) + t * load_word(op + GATED.gate_stride)
+            up = load_word(op + GATED.up) + t * load_word(op + GATED.up_stride)
+            out = load_word(op + GATED.out) + t * load_word(op + GATED.out_stride)
+            for i in range(begin, end - 15, 16):
+                sixteen(gate + 4 * i, up + 4 * i, out + 4 * i)
+            for i in range(end - (end - begin) % 16, end):
+                single(gate + 4 * i, up + 4 * i, out + 4 * i)
+            quantise_row(out, n, begin, end, t, n_tokens, q32, q256, f32)
+
+    return gated

@@ -1,0 +1,413 @@
+"""Vector code for Numba kernels: `V` values with operators, and an `Emitter` of instructions.
+
+A function under `@emitted` is Python that runs while a kernel is compiled. It gets an `Emitter` and values of type
+`V`, and every operator or emitter call adds one vector instruction to the kernel; a `for` loop in it is unrolled:
+
+    @emitted(F32, F32, INTP, INTP)
+    def add_products(s, acc, x, y):            # acc + x[0:16] * y[0:16]
+        return s.fma(s.load_f32(x), s.load_f32(y), acc)
+
+The same source serves every instruction set: vectors have `Isa.lanes` lanes unless a width is given, LLVM splits
+them where registers are narrower, and the few instructions that differ are chosen in `Emitter`.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from llmrun.cpu_kernels import half
+from llmrun.cpu_kernels.isa import Isa
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+INTP = types.intp
+
+
+class VectorType(types.Type):
+    """The Numba type of a vector register value of `lanes` elements."""
+
+    def __init__(self, element: ir.Type, lanes: int):
+        self.ir = ir.VectorType(element, lanes)
+        super().__init__(name=f"vector({lanes} x {element})")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+def f32_vector(lanes: int) -> VectorType:
+    """The Numba type of `lanes` floats."""
+    return VectorType(FLOAT, lanes)
+
+
+def tile(lanes: int, columns: int) -> types.UniTuple:
+    """The Numba type of `columns` accumulators of `lanes` floats."""
+    return types.UniTuple(f32_vector(lanes), columns)
+
+
+class V:
+    """A value in a register, scalar or vector, with Python's operators."""
+
+    __slots__ = ("s", "value")
+
+    def __init__(self, s: "Emitter", value: ir.Value):
+        self.s, self.value = s, value
+
+    @property
+    def is_float(self) -> bool:
+        return _element(self.value.type) in (FLOAT, HALF)
+
+    def _binary(self, other: "V | int | float", integer: str, floating: str) -> "V":
+        b = self.s.builder
+        name = floating if self.is_float else integer
+        return V(self.s, getattr(b, name)(self.value, self.s.like(self, other).value))
+
+    def __add__(self, other: "V | int | float") -> "V":
+        return self._binary(other, "add", "fadd")
+
+    def __sub__(self, other: "V | int | float") -> "V":
+        return self._binary(other, "sub", "fsub")
+
+    def __mul__(self, other: "V | int | float") -> "V":
+        return self._binary(other, "mul", "fmul")
+
+    def __truediv__(self, other: "V | int | float") -> "V":
+        return self._binary(other, "sdiv", "fdiv")
+
+    def __and__(self, other: "V | int") -> "V":
+        return self._binary(other, "and_", "and_")
+
+    def __or__(self, other: "V | int") -> "V":
+        return self._binary(other, "or_", "or_")
+
+    def __xor__(self, other: "V | int") -> "V":
+        return self._binary(other, "xor", "xor")
+
+    def __lshift__(self, bits: int) -> "V":
+        return self._binary(bits, "shl", "shl")
+
+    def __rshift__(self, bits: int) -> "V":
+        """Shift right, filling with zeros."""
+        return self._binary(bits, "lshr", "lshr")
+
+    def arithmetic_shift(self, bits: int) -> "V":
+        """Shift right, filling with the sign."""
+        return self._binary(bits, "ashr", "ashr")
+
+
+def _element(t: ir.Type) -> ir.Type:
+    return t.element if isinstance(t, ir.VectorType) else t
+
+
+def _lanes(t: ir.Type) -> int | None:
+    return t.count if isinstance(t, ir.VectorType) else None
+
+
+class Emitter:
+    """Adds vector instructions for one instruction set to the function that is being compiled."""
+
+    def __init__(self, context, builder: ir.IRBuilder, isa: Isa, lanes: int | None = None):
+        self.context, self.builder, self.isa = context, builder, isa
+        self.lanes = isa.lanes if lanes is None else lanes
+        self.has_half = half.has_conversions(context, builder.module)
+
+    def narrow(self, lanes: int) -> "Emitter":
+        """The same for vectors of another width."""
+        return Emitter(self.context, self.builder, self.isa, lanes)
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def constant(self, element: ir.Type, x: float, lanes: int | None = None) -> V:
+        """`x` in every lane."""
+        t = ir.VectorType(element, lanes) if lanes else element
+        return V(self, ir.Constant(t, [x] * lanes if lanes else x))
+
+    def constants(self, element: ir.Type, values: Sequence[int]) -> V:
+        """A vector of different numbers."""
+        return V(self, ir.Constant(ir.VectorType(element, len(values)), list(values)))
+
+    def like(self, v: V, other: "V | int | float") -> V:
+        """`other` as a value of v's type: itself, or a number in every lane."""
+        if isinstance(other, V):
+            return other
+        return self.constant(_element(v.value.type), other, _lanes(v.value.type))
+
+    def zero_f32(self) -> V:
+        return self.constant(FLOAT, 0.0, self.lanes)
+
+    def zero_i32(self) -> V:
+        return self.constant(I32, 0, self.lanes)
+
+    def splat(self, x: V, lanes: int | None = None) -> V:
+        """A scalar in every lane."""
+        lanes = lanes or self.lanes
+        undefined = ir.Constant(ir.VectorType(x.value.type, lanes), ir.Undefined)
+        one = self.builder.insert_element(undefined, x.value, ir.Constant(I32, 0))
+        mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+        return V(self, self.builder.shuffle_vector(one, undefined, mask))
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def load(self, element: ir.Type, address: V, lanes: int | None = None) -> V:
+        """`lanes` elements (or a scalar) from an address of any alignment."""
+        t = ir.VectorType(element, lanes) if lanes else element
+        load = self.builder.load(self.builder.inttoptr(address.value, t.as_pointer()))
+        load.align = 1
+        return V(self, load)
+
+    def store(self, address: V, v: V) -> None:
+        store = self.builder.store(v.value, self.builder.inttoptr(address.value, v.value.type.as_pointer()))
+        store.align = 1
+
+    def load_f32(self, address: V) -> V:
+        return self.load(FLOAT, address, self.lanes)
+
+    def load_f16(self, address: V) -> V:
+        """Halfs as floats."""
+        return V(self, half.to_float(self.builder, self.load(I16, address, self.lanes).value, hardware=self.has_half))
+
+    def load_bf16(self, address: V) -> V:
+        """Bfloat16 as floats."""
+        wide = self.builder.zext(self.load(I16, address, self.lanes).value, self._vector(I32))
+        return self.bitcast(V(self, wide) << 16, FLOAT, self.lanes)
+
+    def load_i8(self, address: V, *, signed: bool) -> V:
+        """Bytes as 32-bit integers."""
+        narrow = self.load(I8, address, self.lanes).value
+        return V(self, (self.builder.sext if signed else self.builder.zext)(narrow, self._vector(I32)))
+
+    def load_i32(self, address: V) -> V:
+        return self.load(I32, address, self.lanes)
+
+    def load_bytes(self, address: V) -> V:
+        """Four bytes for each lane."""
+        return self.load(I8, address, 4 * self.lanes)
+
+    def broadcast_bytes(self, address: V) -> V:
+        """The same four bytes for each lane."""
+        return self.bitcast(self.broadcast_i32(address), I8, 4 * self.lanes)
+
+    def broadcast_i32(self, address: V) -> V:
+        return self.splat(self.load(I32, address))
+
+    def broadcast_f32(self, address: V) -> V:
+        return self.splat(self.load(FLOAT, address))
+
+    # -- arithmetic -----------------------------------------------------------------------------------------------
+
+    def fma(self, a: V, b: V, c: V) -> V:
+        """a * b + c, rounded once; twice where the processor cannot fuse them."""
+        if self.isa.dot == "generic":
+            return a * b + c
+        return self._call_like("llvm.fma", c, [a, b, c])
+
+    def minimum(self, a: V, b: V) -> V:
+        return self._call_like("llvm.minnum", a, [a, b])
+
+    def maximum(self, a: V, b: V) -> V:
+        return self._call_like("llvm.maxnum", a, [a, b])
+
+    def absolute(self, a: V) -> V:
+        return self._call_like("llvm.fabs", a, [a])
+
+    def round_even(self, a: V) -> V:
+        """Rounded to the nearest whole number, ties to even; |a| < 2**22."""
+        return (a + 12582912.0) - 12582912.0  # adding 1.5 x 2**23 pushes the fraction out
+
+    def to_f32(self, v: V) -> V:
+        return V(self, self.builder.sitofp(v.value, ir.VectorType(FLOAT, v.value.type.count)))
+
+    def to_i32(self, v: V) -> V:
+        return V(self, self.builder.fptosi(v.value, ir.VectorType(I32, v.value.type.count)))
+
+    def scalar_to_f32(self, v: V) -> V:
+        return V(self, self.builder.sitofp(v.value, FLOAT))
+
+    def truncate(self, v: V, element: ir.Type) -> V:
+        """The low bits of integers."""
+        lanes = _lanes(v.value.type)
+        return V(self, self.builder.trunc(v.value, ir.VectorType(element, lanes) if lanes else element))
+
+    def select_greater(self, a: V, b: V, then: V, otherwise: V) -> V:
+        """Per lane: `then` where a > b."""
+        return V(self, self.builder.select(self.builder.fcmp_ordered(">", a.value, b.value), then.value, otherwise.value))
+
+    def select_within(self, x: V, low: V, high: V, then: V, otherwise: V) -> V:
+        """Per lane: `then` where low <= x < high, signed integers."""
+        b = self.builder
+        inside = b.and_(b.icmp_signed(">=", x.value, low.value), b.icmp_signed("<", x.value, high.value))
+        return V(self, b.select(inside, then.value, otherwise.value))
+
+    def first_lane(self, v: V) -> V:
+        return V(self, self.builder.extract_element(v.value, ir.Constant(I32, 0)))
+
+    def shuffle(self, a: V, b: V, lanes: Sequence[int]) -> V:
+        """The lanes of a and b, numbered through, in the order given."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+        return V(self, self.builder.shuffle_vector(a.value, b.value, mask))
+
+    def reduce(self, v: V, combine: Callable[[V, V], V]) -> V:
+        """All lanes combined in one fixed order: halves onto each other until one is left."""
+        n = v.value.type.count
+        while n > 1:
+            n //= 2
+            v = combine(self.shuffle(v, v, range(n)), self.shuffle(v, v, range(n, 2 * n)))
+        return self.first_lane(v)
+
+    def bitcast(self, v: V, element: ir.Type, lanes: int) -> V:
+        return V(self, self.builder.bitcast(v.value, ir.VectorType(element, lanes)))
+
+    def as_i16_pairs(self, v: V) -> V:
+        """32-bit lanes as pairs of 16-bit integers."""
+        return self.bitcast(v, I16, 2 * v.value.type.count)
+
+    def low_nibbles(self, v: V) -> V:
+        return v & 15
+
+    def high_nibbles(self, v: V) -> V:
+        return self.byte_shift(v, 4) & 15
+
+    def byte_shift(self, v: V, bits: int) -> V:
+        """Bytes shifted right (left where negative); bits of the neighbour come in, so mask the result."""
+        n = v.value.type.count
+        wide = self.bitcast(v, I16, n // 2)
+        return self.bitcast(wide >> bits if bits >= 0 else wide << -bits, I8, n)
+
+    def exp(self, x: V) -> V:
+        """e**x with a relative error below 2e-7; 0 below -87.3.
+
+        2**n * e**r with |r| <= ln(2)/2: a Cody-Waite reduction and a polynomial of degree six (Cephes, expf).
+        """
+        lanes = x.value.type.count
+        low, high = self.constant(FLOAT, -87.3, lanes), self.constant(FLOAT, 88.3, lanes)
+        clamped = self.minimum(self.maximum(x, low), high)
+        n = self.round_even(clamped * 1.44269504088896341)
+        r = self.fma(n, self.constant(FLOAT, -0.693359375, lanes), clamped)
+        r = self.fma(n, self.constant(FLOAT, 2.12194440e-4, lanes), r)
+        p = self.constant(FLOAT, 1.9875691500e-4, lanes)
+        for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+            p = self.fma(p, r, self.constant(FLOAT, c, lanes))
+        p = self.fma(p, r * r, r) + 1.0
+        power = self.bitcast((self.to_i32(n) + 127) << 23, FLOAT, lanes)
+        return self.select_greater(low, x, self.constant(FLOAT, 0.0, lanes), p * power)
+
+    # -- dot products of bytes: the instructions that differ --------------------------------------------------------
+
+    def dot_u8(self, acc: V, u: V, x: V) -> V:
+        """acc[lane] += the dot product of four unsigned bytes (at most 127) and four signed ones, exactly."""
+        kind, n = self.isa.dot, self.lanes
+        if kind == "generic":
+            return acc + self._sum4(self._widen(u, signed=False) * self._widen(x, signed=True))
+        if kind == "maddubs":
+            pairs = self._call("llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(I16, 2 * n), [u, x])
+            return acc + self._call("llvm.x86.avx2.pmadd.wd", self._vector(I32), [pairs, self.constant(I16, 1, 2 * n)])
+        bits = {"vnni512": 512, "vnni256": 256}[kind]
+        return self._call(f"llvm.x86.avx512.vpdpbusd.{bits}", self._vector(I32), [acc, u, x])
+
+    def signed_start(self, negative_sum: V) -> V:
+        """What `dot_s8` starts from, given minus the sum of all x that it will see."""
+        return negative_sum << 7 if self.isa.dot.startswith("vnni") else self.zero_i32()
+
+    def signed_weights(self, w: V) -> V:
+        """Signed bytes as `dot_s8` wants them: with 128 added where only unsigned ones can be multiplied."""
+        return w ^ -128 if self.isa.dot.startswith("vnni") else w
+
+    def dot_s8(self, acc: V, w: V, x: V) -> V:
+        """acc[lane] += the dot product of four `signed_weights` and four in -127..127; see `signed_start`."""
+        if self.isa.dot.startswith("vnni"):
+            return self.dot_u8(acc, w, x)
+        if self.isa.dot == "maddubs":  # |w| <= 128 times 127, twice, is 32,512: no saturation
+            t = ir.VectorType(I8, 4 * self.lanes)
+            magnitude = self._call_like("llvm.abs", w, [w, self.constant(I1, 0)])
+            negative = self.builder.icmp_signed("<", w.value, ir.Constant(t, [0] * (4 * self.lanes)))
+            flipped = V(self, self.builder.select(negative, self.builder.neg(x.value), x.value))
+            return self.dot_u8(acc, magnitude, flipped)
+        return acc + self._sum4(self._widen(w, signed=True) * self._widen(x, signed=True))
+
+    def dot_i16(self, acc: V, a: V, b: V) -> V:
+        """acc[lane] += the dot product of two pairs of signed 16-bit integers."""
+        n = self.lanes
+        if self.isa.dot == "generic":
+            wide = ir.VectorType(I32, 2 * n)
+            product = V(self, self.builder.sext(a.value, wide)) * V(self, self.builder.sext(b.value, wide))
+            return acc + self.shuffle(product, product, range(0, 2 * n, 2)) + self.shuffle(product, product, range(1, 2 * n, 2))
+        if self.isa.dot == "maddubs":
+            return acc + self._call("llvm.x86.avx2.pmadd.wd", self._vector(I32), [a, b])
+        bits = {"vnni512": 512, "vnni256": 256}[self.isa.dot]
+        return self._call(f"llvm.x86.avx512.vpdpwssd.{bits}", self._vector(I32), [acc, a, b])
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _vector(self, element: ir.Type) -> ir.VectorType:
+        return ir.VectorType(element, self.lanes)
+
+    def _widen(self, v: V, *, signed: bool) -> V:
+        wide = ir.VectorType(I32, v.value.type.count)
+        return V(self, (self.builder.sext if signed else self.builder.zext)(v.value, wide))
+
+    def _sum4(self, v: V) -> V:
+        n = v.value.type.count
+        total = self.shuffle(v, v, range(0, n, 4))
+        for i in (1, 2, 3):
+            total = total + self.shuffle(v, v, range(i, n, 4))
+        return total
+
+    def _call(self, name: str, result: ir.Type, args: list[V]) -> V:
+        signature = ir.FunctionType(result, [a.value.type for a in args])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        return V(self, self.builder.call(function, [a.value for a in args]))
+
+    def _call_like(self, name: str, like: V, args: list[V]) -> V:
+        t = like.value.type
+        suffix = {FLOAT: "f32", I8: "i8", I32: "i32"}[_element(t)]
+        return self._call(f"{name}.v{t.count}{suffix}" if _lanes(t) else f"{name}.{suffix}", t, args)
+
+
+def emitter_for(isa: Isa, lanes: int | None = None) -> Callable:
+    """The decorator `emitted(result, *parameters)` for an instruction set; the arguments are Numba types.
+
+    `lanes` overrides the width of its vectors, where a result must not depend on the instruction set.
+    """
+
+    def emitted(result: types.Type, *parameters: types.Type) -> Callable:
+        def decorate(function: Callable) -> Callable:
+            signature = result(*parameters)
+
+            def generate(context, builder, _signature, arguments):
+                s = Emitter(context, builder, isa, lanes)
+                values = [_unpack(s, t, a) for t, a in zip(parameters, arguments, strict=True)]
+                return _pack(context, builder, result, function(s, *values))
+
+            def define(_typing_context, *_arguments):
+                return signature, generate
+
+            define.__name__ = define.__qualname__ = function.__name__
+            define.__signature__ = inspect.signature(function)  # Numba wants named parameters
+            return intrinsic(define)
+
+        return decorate
+
+    return emitted
+
+
+def _unpack(s: Emitter, t: types.Type, value: ir.Value) -> "V | list[V]":
+    if isinstance(t, types.UniTuple):
+        return [V(s, s.builder.extract_value(value, i)) for i in range(t.count)]
+    return V(s, value)
+
+
+def _pack(context, builder: ir.IRBuilder, t: types.Type, result) -> ir.Value:
+    if t == types.void:
+        return context.get_dummy_value()
+    if not isinstance(t, types.UniTuple):
+        return result.value
+    aggregate = ir.Constant(context.get_value_type(t), ir.Undefined)
+    for i, v in enumerate(result):
+        aggregate = builder.insert_value(aggregate, v.value, i)
+    return aggregate
