@@ -62,7 +62,8 @@ def _unpack_q6_k(blocks: np.ndarray) -> np.ndarray:
     high = blocks["qh"].reshape(-1, 2, 1, 32) >> row_shift & 3
     q = (low | high << 4).astype(np.float32) - 32
     scale = blocks["d"].astype(np.float32) * blocks["scales"].astype(np.float32)
-    return (scale[:, :, None] * q.reshape(-1, 16, 16)).reshape(-1, BLOCK_SIZE)
+    weights: np.ndarray = scale[:, :, None] * q.reshape(-1, 16, 16)
+    return weights.reshape(-1, BLOCK_SIZE)
 
 
 _D, _DMIN, _SCALES, _NIBBLES = ("d", "<f2", (1,)), ("dmin", "<f2", (1,)), ("scales", "u1", (12,)), ("qs", "u1", (128,))

@@ -7,23 +7,25 @@ Source: `block_q4_0` to `block_q8_0` in ggml-common.h.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmrun.quant_formats.block_format import BlockFormat
 
 BLOCK_SIZE = 32
 
 
-def _scale(blocks: np.ndarray, field: str) -> np.ndarray:
+def _scale(blocks: np.ndarray, field: str) -> NDArray[np.float32]:
     """(n_blocks, 1) float32."""
-    return blocks[field].astype(np.float32)
+    scale: NDArray[np.float32] = blocks[field].astype(np.float32)
+    return scale
 
 
-def _low_bits(blocks: np.ndarray) -> np.ndarray:
+def _low_bits(blocks: np.ndarray) -> NDArray[np.uint8]:
     """The low 4 bits of every weight. (n_blocks, 32) uint8."""
     return np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=1)
 
 
-def _five_bits(blocks: np.ndarray) -> np.ndarray:
+def _five_bits(blocks: np.ndarray) -> NDArray[np.integer]:
     """(n_blocks, 32) uint8, 0 to 31."""
     return _low_bits(blocks) | np.unpackbits(blocks["qh"], axis=1, bitorder="little") << 4
 

@@ -1,5 +1,6 @@
-"""Small GGUF files for tests, written with the format's own package."""
+"""Small GGUF files for tests: sound ones written with the format's own package, and any others put together by hand."""
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +102,24 @@ def _value_type(value: object) -> gguf.GGUFValueType:
     if isinstance(value, int):
         return gguf.GGUFValueType.INT32 if value < 0 else gguf.GGUFValueType.UINT32
     return gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else gguf.GGUFValueType.STRING
+
+
+def string_bytes(text: bytes) -> bytes:
+    """Return a string as a file holds it."""
+    return struct.pack("<Q", len(text)) + text
+
+
+def gguf_bytes(
+    metadata: list[tuple[str, int, bytes]] = (), tensors: list[bytes] = (), data: bytes = b"", version: int = 3
+) -> bytes:
+    """Put a file together from (key, type, bytes of the value), tensor descriptions and the data section."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    head += b"".join(string_bytes(key.encode()) + struct.pack("<I", code) + value for key, code, value in metadata)
+    head += b"".join(tensors)
+    return head + bytes(-len(head) % 32) + data
+
+
+def tensor_bytes(name: str, shape: tuple[int, ...], ggml_type: int = 0, offset: int = 0) -> bytes:
+    """Return the description of a tensor; `shape` in the order of the file."""
+    dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return string_bytes(name.encode()) + dimensions + struct.pack("<IQ", ggml_type, offset)

@@ -2,19 +2,15 @@
 
 import os
 import struct
-import tempfile
 import tracemalloc
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from gguf_files import random_stored, write_gguf
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from gguf_files import gguf_bytes, random_stored, string_bytes, tensor_bytes, write_gguf
 
 from llmrun.quant_formats.errors import (
     CorruptFile,
@@ -153,7 +149,11 @@ def test_arrays_outlive_the_file(good: Path) -> None:
 
 
 def test_text_that_is_not_utf8_is_found_when_it_is_read(write: Callable[[bytes], Path]) -> None:
-    tokens = write(gguf_bytes([("t", 9, struct.pack("<IQ", 8, 3) + string(b"a") + string(b"\xff") + string(b""))]))
+    tokens = write(
+        gguf_bytes(
+            [("t", 9, struct.pack("<IQ", 8, 3) + string_bytes(b"a") + string_bytes(b"\xff") + string_bytes(b""))]
+        )
+    )
     array = GGUFFile.open(tokens).metadata["t"]
     assert array.tolist_bytes() == [b"a", b"\xff", b""]
     assert array[0] == "a"
@@ -225,25 +225,6 @@ def test_tensor_in_two_parts(split: list[Path]) -> None:
 # Files made by hand
 
 
-def string(text: bytes) -> bytes:
-    return struct.pack("<Q", len(text)) + text
-
-
-def gguf_bytes(
-    metadata: list[tuple[str, int, bytes]] = (), tensors: list[bytes] = (), data: bytes = b"", version: int = 3
-) -> bytes:
-    """Put a file together from (key, type, bytes of the value), tensor descriptions and the data section."""
-    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
-    head += b"".join(string(key.encode()) + struct.pack("<I", code) + value for key, code, value in metadata)
-    head += b"".join(tensors)
-    return head + bytes(-len(head) % 32) + data
-
-
-def tensor(name: str, shape: tuple[int, ...], ggml_type: int = 0, offset: int = 0) -> bytes:
-    dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-    return string(name.encode()) + dimensions + struct.pack("<IQ", ggml_type, offset)
-
-
 U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
 HUGE = 2**64 - 1
 WRONG = {
@@ -270,26 +251,46 @@ WRONG = {
     "long key": (gguf_bytes([("k" * 65536, 0, b"1")]), CorruptFile, "longer than 65535 bytes"),
     "key not UTF-8": (gguf_bytes([("k", 0, b"1")]).replace(b"k", b"\xff"), CorruptFile, "key 0 is not UTF-8"),
     "control characters": (gguf_bytes([("\x1b[2J\n", 13, b"")]), CorruptFile, r"'\\x1b\[2J\\n' has"),
-    "string not UTF-8": (gguf_bytes([("k", 8, string(b"\xff"))]), CorruptFile, "'k' is not UTF-8"),
+    "string not UTF-8": (gguf_bytes([("k", 8, string_bytes(b"\xff"))]), CorruptFile, "'k' is not UTF-8"),
     "alignment 0": (gguf_bytes([("general.alignment", 4, U32(0))]), CorruptFile, "alignment is 0"),
     "alignment 48": (gguf_bytes([("general.alignment", 4, U32(48))]), CorruptFile, "alignment is 48"),
-    "alignment text": (gguf_bytes([("general.alignment", 8, string(b"x"))]), CorruptFile, "not an integer"),
-    "tensor twice": (gguf_bytes([], [tensor("t", (8,)), tensor("t", (8,))]), CorruptFile, "'t' appears twice"),
-    "no dimensions": (gguf_bytes([], [tensor("t", ())]), CorruptFile, "'t' has 0 dimensions"),
-    "5 dimensions": (gguf_bytes([], [tensor("t", (1,) * 5)]), CorruptFile, "'t' has 5 dimensions"),
-    "no weights": (gguf_bytes([], [tensor("t", (8, 0))]), CorruptFile, r"'t' of shape \(0, 8\) has no weights"),
-    "shape overflows": (gguf_bytes([], [tensor("t", (2**32, 2**32))]), CorruptFile, "size overflows"),
-    "offset overflows": (gguf_bytes([], [tensor("t", (8,), 0, HUGE - 31)]), CorruptFile, "'t' overflows"),
-    "beyond the end": (gguf_bytes([], [tensor("t", (8,), 0, 32)], bytes(63)), TruncatedFile, "inside tensor 't'"),
-    "offset not aligned": (gguf_bytes([], [tensor("t", (8,), 0, 4)], bytes(64)), CorruptFile, "not aligned to 32"),
+    "alignment text": (gguf_bytes([("general.alignment", 8, string_bytes(b"x"))]), CorruptFile, "not an integer"),
+    "tensor twice": (
+        gguf_bytes([], [tensor_bytes("t", (8,)), tensor_bytes("t", (8,))]),
+        CorruptFile,
+        "'t' appears twice",
+    ),
+    "no dimensions": (gguf_bytes([], [tensor_bytes("t", ())]), CorruptFile, "'t' has 0 dimensions"),
+    "5 dimensions": (gguf_bytes([], [tensor_bytes("t", (1,) * 5)]), CorruptFile, "'t' has 5 dimensions"),
+    "no weights": (gguf_bytes([], [tensor_bytes("t", (8, 0))]), CorruptFile, r"'t' of shape \(0, 8\) has no weights"),
+    "shape overflows": (gguf_bytes([], [tensor_bytes("t", (2**32, 2**32))]), CorruptFile, "size overflows"),
+    "offset overflows": (gguf_bytes([], [tensor_bytes("t", (8,), 0, HUGE - 31)]), CorruptFile, "'t' overflows"),
+    "beyond the end": (gguf_bytes([], [tensor_bytes("t", (8,), 0, 32)], bytes(63)), TruncatedFile, "inside tensor 't'"),
+    "offset not aligned": (
+        gguf_bytes([], [tensor_bytes("t", (8,), 0, 4)], bytes(64)),
+        CorruptFile,
+        "not aligned to 32",
+    ),
     "overlap": (
-        gguf_bytes([], [tensor("t", (9,)), tensor("u", (8,), 0, 32)], bytes(64)),
+        gguf_bytes([], [tensor_bytes("t", (9,)), tensor_bytes("u", (8,), 0, 32)], bytes(64)),
         CorruptFile,
         "'t' and 'u' overlap",
     ),
-    "half a block": (gguf_bytes([], [tensor("t", (48,), 2)], bytes(64)), CorruptFile, "blocks of 32 weights of Q4_0"),
-    "known type": (gguf_bytes([], [tensor("t", (256,), 16)]), UnknownTensorType, r"stored as IQ2_XXS \(number 16\)"),
-    "unknown type": (gguf_bytes([], [tensor("t", (256,), 999)]), UnknownTensorType, r"unknown type \(number 999\)"),
+    "half a block": (
+        gguf_bytes([], [tensor_bytes("t", (48,), 2)], bytes(64)),
+        CorruptFile,
+        "blocks of 32 weights of Q4_0",
+    ),
+    "known type": (
+        gguf_bytes([], [tensor_bytes("t", (256,), 16)]),
+        UnknownTensorType,
+        r"stored as IQ2_XXS \(number 16\)",
+    ),
+    "unknown type": (
+        gguf_bytes([], [tensor_bytes("t", (256,), 999)]),
+        UnknownTensorType,
+        r"unknown type \(number 999\)",
+    ),
 }
 
 
@@ -309,7 +310,7 @@ def test_wrong_file(write: Callable[[bytes], Path], content: bytes, error: type[
 
 
 def test_right_file_by_hand(write: Callable[[bytes], Path]) -> None:
-    file = GGUFFile.open(write(gguf_bytes([("k", 4, U32(5))], [tensor("t", (4, 2))], bytes(range(32)))))
+    file = GGUFFile.open(write(gguf_bytes([("k", 4, U32(5))], [tensor_bytes("t", (4, 2))], bytes(range(32)))))
     assert dict(file.metadata) == {"k": 5}
     assert file.tensors["t"].shape == (2, 4)
     assert bytes(file.tensors["t"].data) == bytes(range(32))
@@ -364,83 +365,3 @@ def test_no_permission(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(MissingFile, match="may not be read"):
         GGUFFile.open(good)
-
-
-# Fuzzing
-
-
-def read_everything(content: bytes) -> None:
-    """Open a file with `content` and look at all of it; only our own errors may come."""
-    handle, name = tempfile.mkstemp(suffix=".gguf")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        with suppress(LlmrunError), GGUFFile.open(name) as opened:
-            _ = opened.architecture
-            for tensor in opened.tensors.values():
-                assert tensor.format.dequantize(tensor.data).size == np.prod(tensor.shape, dtype=object)
-            for value in opened.metadata.values():
-                if isinstance(value, StringArray):
-                    value.tolist()
-    finally:
-        with suppress(PermissionError):  # Windows keeps a mapped file
-            os.unlink(name)
-
-
-fuzz = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
-
-
-@fuzz
-@given(st.binary(max_size=300))
-def test_random_bytes(content: bytes) -> None:
-    read_everything(content)
-    read_everything(b"GGUF\x03\0\0\0" + content)
-
-
-@fuzz
-@given(data=st.data())
-def test_mutated_file(good: Path, data: st.DataObject) -> None:
-    content = bytearray(good.read_bytes())
-    header = content.index(b"vector") + 40
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, header))
-        patch = data.draw(
-            st.one_of(
-                st.binary(min_size=1, max_size=8),
-                st.sampled_from([0, 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, HUGE]).map(U64),
-            )
-        )
-        if data.draw(st.booleans()):
-            content[at : at + len(patch)] = patch
-        else:
-            content[at : at + data.draw(st.integers(0, 8))] = patch
-    read_everything(bytes(content[: data.draw(st.integers(0, 2 * len(content)))]))
-
-
-value = st.one_of(
-    st.tuples(st.sampled_from(range(14)), st.binary(max_size=9)),
-    st.tuples(st.just(8), st.binary(max_size=9).map(string)),
-    st.builds(
-        lambda code, n, body: (9, U32(code) + U64(n) + body),
-        st.integers(0, 13),
-        st.one_of(st.integers(0, 4), st.integers(0, HUGE)),
-        st.binary(max_size=40),
-    ),
-)
-sizes = st.one_of(st.integers(0, 64), st.sampled_from([256, 2**31, 2**33, 2**62, 2**63, HUGE]))
-
-
-@fuzz
-@given(
-    metadata=st.lists(
-        st.tuples(st.sampled_from(["general.architecture", "general.alignment", "split.count", "k"]), value)
-    ),
-    shapes=st.lists(st.tuples(st.lists(sizes, max_size=5), st.integers(0, 42), sizes), max_size=4),
-    body=st.binary(max_size=600),
-)
-def test_plausible_files(metadata: list, shapes: list, body: bytes) -> None:
-    entries = [(key, code, content) for key, (code, content) in metadata]
-    tensors = [tensor(f"t{i}", tuple(shape), code, at * 32 % 2**64) for i, (shape, code, at) in enumerate(shapes)]
-    read_everything(gguf_bytes(entries, tensors, body))
