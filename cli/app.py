@@ -1,0 +1,93 @@
+"""The command `llmrun`: its subcommands, and the one place where errors become a line and an exit code."""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llmrun.cli.bench import bench
+from llmrun.cli.chat import chat
+from llmrun.cli.list import list_models
+from llmrun.cli.pull import pull
+from llmrun.cli.run import run
+from llmrun.cli.say import one_line
+from llmrun.cli.show import show
+from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
+
+app = typer.Typer(
+    name="llmrun",
+    help="Run large language models from GGUF files on your own machine.",
+    rich_markup_mode=None,  # rich would cost more to import than the rest of the command line
+    pretty_exceptions_enable=False,
+)
+app.command()(chat)
+app.command()(run)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(show)
+app.command()(bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"llmrun {version('llmrun')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0, or the `exit_code` of the error, 130 after Ctrl-C."""
+    sys.exit(_exit_code(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    _speak_utf8()
+    try:
+        status = app(arguments or ["--help"], prog_name="llmrun", standalone_mode=False)
+        sys.stdout.flush()  # a broken pipe shows here, not after the last line of Python
+        return status if isinstance(status, int) else 0
+    except LlmrunError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _fail(error.format_message(), UsageError.exit_code)
+    except MemoryError:
+        return _fail("out of memory; try a smaller model or a shorter --ctx", OutOfMemory.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if not _is_broken_pipe(error):
+            raise
+        # whoever read our output has what they wanted; without this Python complains once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"llmrun: error: {one_line(message)}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    # Windows says EINVAL for a write to a pipe that nobody reads
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
+
+
+def _speak_utf8() -> None:
+    """Write UTF-8 whatever the locale says: an answer may hold any character."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
