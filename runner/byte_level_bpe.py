@@ -101,11 +101,14 @@ def bytes_of(token: str) -> bytes:
 def _build(pre_tokenizer: PreTokenizer, vocabulary: Mapping[str, int], merges: Sequence[str]) -> "LibraryTokenizer":
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers  # late: only encoding needs it
 
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    if not all(right for _, right in pairs):
+        raise CorruptFile("tokenizer.ggml.merges should hold pairs, each two tokens with one space between")
     try:
         model = models.BPE(dict(vocabulary), pairs, ignore_merges=pre_tokenizer.ignore_merges)
     except Exception as error:  # the library raises nothing narrower
-        raise CorruptFile(f"the tokenizer's merges do not fit its vocabulary ({error})") from error
+        reason = " ".join(str(error).split())
+        raise CorruptFile(f"tokenizer.ggml.merges does not fit the vocabulary: {reason}") from error
     tokenizer = Tokenizer(model)
     splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in pre_tokenizer.patterns]
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

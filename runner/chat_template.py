@@ -40,7 +40,7 @@ class ChatTemplate:
         another. Raises TemplateError when the template does not compile, refuses the messages or fails.
         """
         try:
-            return self._template.render(
+            prompt: str = self._template.render(
                 {
                     "bos_token": self.bos_token,
                     "eos_token": self.eos_token,
@@ -51,6 +51,7 @@ class ChatTemplate:
                     **variables,
                 }
             )
+            return prompt
         except TemplateError:
             raise
         except Exception as error:  # a template is a program, which may fail in any way

@@ -201,7 +201,7 @@ class Tokenizer:
 
 def _texts(array: Sequence[str]) -> list[str]:
     """All strings at once; `tolist` of a GGUF file's lazy array is faster than a loop over it."""
-    return array if isinstance(array, list) else array.tolist()  # type: ignore[attr-defined, no-any-return]
+    return array if isinstance(array, list) else array.tolist()  # type: ignore[attr-defined]
 
 
 def _byte_of(text: str) -> bytes:
