@@ -162,8 +162,8 @@ BOS, EOS = "<s>", "</s>"
 
 def by_transformers(source: str, messages: list[dict[str, Any]], **variables: Any) -> str:
     variables = {"bos_token": BOS, "eos_token": EOS, **variables}
-    rendered, _ = render_jinja_template([messages], chat_template=source, **variables)
-    return str(rendered[0])
+    result: Any = render_jinja_template([messages], chat_template=source, **variables)
+    return str(result[0][0])
 
 
 @pytest.mark.parametrize(("source", "name"), CASES)
