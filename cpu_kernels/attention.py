@@ -1,6 +1,6 @@
 """Grouped-query attention over the blocks of the KV cache.
 
-The unit is one block of keys and values against up to MAX_COLUMNS query columns (tokens x heads of a group), so a
+The unit is one block of keys and values against up to QUERY_COLUMNS query columns (tokens x heads of a group), so a
 block is read once for all of them. Each block gives a partial result (largest score, sum, weighted values); partial
 results are merged in the order of the blocks. Where there are few query tiles, the blocks are spread over the threads
 and merged afterwards, else each thread merges as it goes: the same operations in the same order, so the same bits.
@@ -12,38 +12,16 @@ import numpy as np
 from numba import types
 
 from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.fields import ATTENTION
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
-from llmrun.cpu_kernels.op import fields
-from llmrun.cpu_kernels.rope import BLOCK_TOKENS
 from llmrun.cpu_kernels.simd import FLOAT, I32, INTP
+from llmrun.cpu_kernels.step import BLOCK_TOKENS, MAX_COLUMNS, column_bytes
 
-ATTENTION = fields(
-    "tiles n_tiles spread q q_stride out out_stride n_kv_heads group window positions sequences block_tables "
-    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks"
-)
-"""out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
-
-`tiles` (n_tiles, 2) int32: first token and number of tokens, of one sequence each; `n_tiles` and `spread` are
-addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads, max_blocks,
-columns) partial results when spread; `scratch` is `scratch_stride` bytes a thread.
-"""
-
-MAX_COLUMNS = 32
 _TILE = 4  # columns in registers at once
 _LOWEST = -1e30  # a masked score; well below the least maximum, so that its weight is exactly zero
 _LEAST_MAXIMUM = -1e29
-
-
-def column_bytes(head_dim: int) -> int:
-    """Bytes of a partial result of one column: largest score, sum, and 14 unused floats, then the values."""
-    return 64 + 4 * head_dim
-
-
-def scratch_bytes(head_dim: int) -> int:
-    """Bytes that a thread needs: query columns, weights of a block, partial and total results."""
-    return MAX_COLUMNS * (4 * head_dim + 2 * column_bytes(head_dim)) + _TILE * 4 * BLOCK_TOKENS
 
 
 def build_attention(isa: Isa, head_dim: int) -> Callable:
@@ -114,7 +92,7 @@ def build_attention(isa: Isa, head_dim: int) -> Callable:
             if spread:
                 gathered = False
                 place = load_word(op + ATTENTION.partials)
-                place += item * load_word(op + ATTENTION.max_blocks) * columns * result_bytes
+                place += item * load_word(op + ATTENTION.max_blocks) * MAX_COLUMNS * result_bytes
                 for block in range(begin, end):
                     if turn % n_threads == thread:
                         if not gathered:
@@ -157,7 +135,7 @@ def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
             end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
             columns = n_tokens * group
             place = load_word(op + ATTENTION.partials)
-            place += item * load_word(op + ATTENTION.max_blocks) * columns * result_bytes
+            place += item * load_word(op + ATTENTION.max_blocks) * MAX_COLUMNS * result_bytes
             for c in range(columns):
                 if (item * columns + c) % n_threads != thread:
                     continue

@@ -59,4 +59,3 @@ def _like(t: ir.Type):
 
 def _constant(t: ir.Type, x: float) -> ir.Constant:
     return ir.Constant(t, [x] * t.count if isinstance(t, ir.VectorType) else x)
-

@@ -10,17 +10,14 @@ from collections.abc import Callable
 from numba import types
 
 from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.fields import MATMUL
 from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_word
-from llmrun.cpu_kernels.op import fields
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.share import share
 from llmrun.cpu_kernels.simd import INTP
-
-MATMUL = fields("n_tokens weights n_panels n_blocks x out out_stride accumulate")
-"""`n_tokens` is the address of the count; `out` (n_tokens, out_stride bytes) float32, rows padded to whole panels."""
 
 
 def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:

@@ -4,18 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from llmrun.cpu_kernels.fields import EMBED, PACK
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_u16, load_u32, load_word, store_f32, store_u16, store_u32
-from llmrun.cpu_kernels.op import fields
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.share import share
-
-PACK = fields("source target n_rows n_blocks")
-"""`source` (n_rows, n_blocks) blocks of the file; `target` whole panels, zero where rows are missing."""
-
-EMBED = fields("n_tokens tokens table row_bytes n_blocks out out_stride scale")
-"""out[t] = scale x row tokens[t] of the table; tokens int32, `scale` a float."""
 
 
 @device

@@ -23,7 +23,9 @@ def _quantised(s: Emitter, values: list[V]) -> tuple[V, list[V]]:
         largest = s.maximum(largest, s.absolute(v))
     largest = s.reduce(largest, s.maximum)
     zero, one = s.like(largest, 0.0), s.like(largest, 1.0)
-    inverse = s.splat(s.select_greater(largest, zero, s.like(largest, 127.0), zero) / s.select_greater(largest, zero, largest, one))
+    inverse = s.splat(
+        s.select_greater(largest, zero, s.like(largest, 127.0), zero) / s.select_greater(largest, zero, largest, one)
+    )
     return largest * (1.0 / 127.0), [s.to_i32(s.round_even(v * inverse)) for v in values]
 
 
@@ -83,11 +85,12 @@ def build_quantise_row(isa: Isa) -> Callable:
                 record = base + b * group * q256_bytes
                 scales = record + 256 * group
                 sums = scales + 4 * group
-                quantise_256(row + 1024 * b, record + 256 * t, scales + 4 * t, sums + 64 * t, sums + 64 * group + 16 * t)
+                quantise_256(
+                    row + 1024 * b, record + 256 * t, scales + 4 * t, sums + 64 * t, sums + 64 * group + 16 * t
+                )
         if f32:
             base = f32 + column * n * 4
             for i in range(first, last):
                 store_f32(base + 4 * (i * group + t), load_f32(row + 4 * i))
 
     return quantise_row
-

@@ -5,15 +5,11 @@ from collections.abc import Callable
 from numba import types
 
 from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.fields import READ
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.memory import load_word
-from llmrun.cpu_kernels.op import fields
 from llmrun.cpu_kernels.share import share
 from llmrun.cpu_kernels.simd import INTP
-
-
-READ = fields("source n_bytes out")
-"""Reads memory and adds it up, to measure how fast that goes; `out` a vector for each thread."""
 
 
 def build_read(isa: Isa) -> Callable:

@@ -12,24 +12,13 @@ from collections.abc import Callable
 
 from numba import types
 
+from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f16, store_f32
-from llmrun.cpu_kernels.op import fields
 from llmrun.cpu_kernels.rows import build_norm_sum
 from llmrun.cpu_kernels.share import share
-
-BLOCK_TOKENS = 64
-
-ROPE = fields(
-    "n_tokens q q_stride k k_stride v v_stride n_heads n_kv_heads head_dim q_bias k_bias v_bias q_norm k_norm eps "
-    "angles rope_dim paired scale positions sequences block_tables table_stride k_cache v_cache"
-)
-"""q is turned in place and multiplied by `scale`; k and v go to the cache.
-
-`angles` (n_tokens, rope_dim / 2, 2) cosines and sines; `paired` turns (0,1)(2,3).. rather than (0,n/2)(1,n/2+1)..;
-biases and norm weights are 0 where the model has none; `eps` and `scale` are floats.
-"""
+from llmrun.cpu_kernels.step import BLOCK_TOKENS
 
 
 def build_rope(isa: Isa) -> Callable:

@@ -5,25 +5,13 @@ from collections.abc import Callable
 from numba import types
 
 from llmrun.cpu_kernels import simd
+from llmrun.cpu_kernels.fields import GATED, NORM, QUANTISE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
-from llmrun.cpu_kernels.op import fields
 from llmrun.cpu_kernels.quantise import LANES, build_quantise_row
 from llmrun.cpu_kernels.share import share
 from llmrun.cpu_kernels.simd import INTP
-
-NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q32 q256 f32")
-"""h = rms_norm(x[rows[t]]) * weight; with `residual`, residual[t] += h; else out[t] = h, quantised where wanted.
-
-`rows` is 0 (every row) or the address of int32 row numbers; `eps` a float; n values a row.
-"""
-
-GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q32 q256 f32")
-"""out[t] = activation(gate[t]) * up[t], quantised where wanted."""
-
-QUANTISE = fields("n_tokens x x_stride n q32 q256 f32")
-"""x[t] quantised where wanted."""
 
 _PIECE = 256  # values of a row that one thread takes at a time
 

@@ -236,7 +236,9 @@ class Emitter:
 
     def select_greater(self, a: V, b: V, then: V, otherwise: V) -> V:
         """Per lane: `then` where a > b."""
-        return V(self, self.builder.select(self.builder.fcmp_ordered(">", a.value, b.value), then.value, otherwise.value))
+        return V(
+            self, self.builder.select(self.builder.fcmp_ordered(">", a.value, b.value), then.value, otherwise.value)
+        )
 
     def select_within(self, x: V, low: V, high: V, then: V, otherwise: V) -> V:
         """Per lane: `then` where low <= x < high, signed integers."""
@@ -336,7 +338,11 @@ class Emitter:
         if self.isa.dot == "generic":
             wide = ir.VectorType(I32, 2 * n)
             product = V(self, self.builder.sext(a.value, wide)) * V(self, self.builder.sext(b.value, wide))
-            return acc + self.shuffle(product, product, range(0, 2 * n, 2)) + self.shuffle(product, product, range(1, 2 * n, 2))
+            return (
+                acc
+                + self.shuffle(product, product, range(0, 2 * n, 2))
+                + self.shuffle(product, product, range(1, 2 * n, 2))
+            )
         if self.isa.dot == "maddubs":
             return acc + self._call("llvm.x86.avx2.pmadd.wd", self._vector(I32), [a, b])
         bits = {"vnni512": 512, "vnni256": 256}[self.isa.dot]

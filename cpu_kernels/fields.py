@@ -1,0 +1,52 @@
+"""What each kernel reads from its record: the contract between `program.py` and the compiled code."""
+
+from llmrun.cpu_kernels.op import fields
+
+MATMUL = fields("n_tokens weights n_panels n_blocks x out out_stride accumulate")
+"""out[t] = W x[t], or out[t] += W x[t] with `accumulate`.
+
+`n_tokens` is the address of the count (so in every record); `weights` packed panels; `x` activations in the layout of
+the format; `out` (n_tokens, out_stride bytes) float32, rows padded to whole panels.
+"""
+
+PACK = fields("source target n_rows n_blocks")
+"""`source` (n_rows, n_blocks) blocks of the file; `target` whole panels, zero where rows are missing."""
+
+EMBED = fields("n_tokens tokens table row_bytes n_blocks out out_stride scale")
+"""out[t] = scale x row tokens[t] of the table in the file's layout; tokens int32, `scale` a float."""
+
+NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q32 q256 f32")
+"""h = rms_norm(x[rows[t]]) * weight; with `residual`, residual[t] += h; else out[t] = h, quantised where wanted.
+
+`rows` is 0 (every row) or the address of int32 row numbers; `eps` a float; n values a row.
+"""
+
+GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q32 q256 f32")
+"""out[t] = activation(gate[t]) * up[t], quantised where wanted."""
+
+QUANTISE = fields("n_tokens x x_stride n q32 q256 f32")
+"""x[t] quantised where wanted."""
+
+ROPE = fields(
+    "n_tokens q q_stride k k_stride v v_stride n_heads n_kv_heads head_dim q_bias k_bias v_bias q_norm k_norm eps "
+    "angles rope_dim paired scale positions sequences block_tables table_stride k_cache v_cache"
+)
+"""q is turned in place and multiplied by `scale`; k and v go to the cache.
+
+`angles` (n_tokens, rope_dim / 2, 2) cosines and sines; `paired` turns (0,1)(2,3).. rather than (0,n/2)(1,n/2+1)..;
+biases and norm weights are 0 where the model has none; `eps` and `scale` are floats.
+"""
+
+ATTENTION = fields(
+    "tiles n_tiles spread q q_stride out out_stride n_kv_heads group window positions sequences block_tables "
+    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks"
+)
+"""out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
+
+`tiles` (n_tiles, 2) int32: first token and number of tokens, of one sequence each; `n_tiles` and `spread` are
+addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads, max_blocks,
+MAX_COLUMNS) partial results when spread; `scratch` is `scratch_stride` bytes a thread.
+"""
+
+READ = fields("source n_bytes out")
+"""Reads memory and adds it up, to measure how fast that goes; `out` a vector for each thread."""

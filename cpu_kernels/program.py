@@ -1,0 +1,232 @@
+"""A model as a flat list of operations: `ProgramBuilder` lowers the steps of an architecture to records.
+
+The builder's methods are the vocabulary in which architectures are written (`norm`, `matmul`, `attention`, ...). They
+take and return `Rows`, the activations of the tokens of a batch. The program is built once; what changes from step to
+step (the number of tokens, their positions, where their keys and values are) is read from the arrays of a `Step`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from llmrun.cpu_kernels import op
+from llmrun.cpu_kernels.activations import LAYOUTS, Layout
+from llmrun.cpu_kernels.fields import ATTENTION, EMBED, GATED, MATMUL, NORM, QUANTISE, ROPE
+from llmrun.cpu_kernels.library import KernelLibrary
+from llmrun.cpu_kernels.packing import PackedMatrix
+from llmrun.cpu_kernels.step import Step, attention_scratch_bytes, partial_bytes
+
+_ALIGNMENT = 64
+
+
+class Rows:
+    """Activations: (n_tokens, n) float32, and the quantised forms that products read."""
+
+    def __init__(self, builder: "ProgramBuilder", n: int):
+        self.n = n
+        self.stride = 4 * (-(-n // 16) * 16)
+        self._memory = builder.memory(builder.step.max_tokens * self.stride)
+        self.address = self._memory.ctypes.data
+        self.quantised: dict[str, int] = {}
+        self._builder = builder
+        self._producer: int | None = None  # the operation whose record says where to quantise
+
+    def array(self, n_tokens: int) -> np.ndarray:
+        """The first tokens' rows (n_tokens, n) float32, a view."""
+        return self._memory.view(np.float32).reshape(-1, self.stride // 4)[:n_tokens, : self.n]
+
+    def produced_by(self, operation: int) -> "Rows":
+        """Remember the operation that can quantise these rows as it writes them."""
+        self._producer = operation
+        return self
+
+    def as_layout(self, layout: Layout) -> int:
+        """Address of the rows in a layout; the operation that makes them is told to write it."""
+        if layout.name not in self.quantised:
+            assert self._producer is not None, "nothing quantises these rows"
+            self.quantised[layout.name] = self._builder.allocate(
+                self._builder.step.max_tokens * layout.column_bytes(self.n)
+            )
+            self._builder.set_field(self._producer, layout.name, self.quantised[layout.name])
+        return self.quantised[layout.name]
+
+
+class ProgramBuilder:
+    """Appends operations; `kernels` are the names that have to be loaded before `finish`."""
+
+    def __init__(self, weights: Mapping[str, PackedMatrix | np.ndarray], step: Step, n_threads: int):
+        self.weights, self.step, self.n_threads = weights, step, n_threads
+        self.kernels: dict[str, None] = {}
+        self._operations: list[tuple[str, tuple, dict[str, int | Callable[[], int]], bool]] = []
+        self._memory: list[np.ndarray] = []
+        self._scratch: dict[str, int] = {}
+        self._kv: tuple[np.ndarray, np.ndarray] | None = None
+
+    # -- the vocabulary of architectures ----------------------------------------------------------------------------
+
+    def embed(self, table: str, scale: float = 1.0) -> Rows:
+        """Rows of the embedding table for the tokens of the batch."""
+        matrix = self.weights[table]
+        assert isinstance(matrix, PackedMatrix)
+        out = Rows(self, matrix.n_columns)
+        self._add(
+            f"embed-{matrix.format}", EMBED, n_tokens=self.step.address("n_tokens"), tokens=self.step.address("tokens"),
+            table=matrix.file_address, row_bytes=matrix.row_bytes, n_blocks=matrix.n_blocks, out=out.address,
+            out_stride=out.stride, scale=op.float_word(scale),
+        )  # fmt: skip
+        return out
+
+    def norm(self, x: Rows, weight: str, eps: float, *, of_logits: bool = False) -> Rows:
+        """RMS norm; with `of_logits` only of the tokens whose logits are wanted."""
+        out = Rows(self, x.n)
+        return out.produced_by(self._norm(x, weight, eps, out=out, residual=0, of_logits=of_logits))
+
+    def add_norm(self, x: Rows, y: Rows, weight: str, eps: float) -> None:
+        """x += RMS norm of y."""
+        self._norm(y, weight, eps, out=None, residual=x.address, of_logits=False)
+
+    def matmul(self, x: Rows, *names: str, of_logits: bool = False) -> tuple[Rows, ...]:
+        """The product of the rows with each matrix."""
+        outs = tuple(Rows(self, self._matrix(name).n_rows) for name in names)
+        for i, (name, out) in enumerate(zip(names, outs, strict=True)):
+            self._matmul(x, name, out, accumulate=False, of_logits=of_logits, barrier=i == len(names) - 1)
+        return outs
+
+    def add_matmul(self, x: Rows, y: Rows, name: str) -> None:
+        """x += the product of the rows y with a matrix."""
+        self._matmul(y, name, x, accumulate=True, of_logits=False, barrier=True)
+
+    def gated(self, gate: Rows, up: Rows, activation: str) -> Rows:
+        """activation(gate) * up, with "silu" or "gelu"."""
+        out = Rows(self, gate.n)
+        return out.produced_by(
+            self._add(
+                f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.address,
+                gate_stride=gate.stride, up=up.address, up_stride=up.stride, out=out.address, out_stride=out.stride,
+                n=gate.n, q32=0, q256=0, f32=0,
+            )
+        )  # fmt: skip
+
+    def attention(
+        self, q: Rows, k: Rows, v: Rows, *, layer: int, head_dim: int, n_heads: int, n_kv_heads: int, scale: float,
+        angles: str, rope_dim: int, paired: bool, window: int = 0, eps: float = 0.0, q_bias: str = "", k_bias: str = "",
+        v_bias: str = "", q_norm: str = "", k_norm: str = "",
+    ) -> Rows:  # fmt: skip
+        """Rotary embedding (with QK norms and biases where named), the KV cache, and attention over it."""
+        step, out = self.step, Rows(self, n_heads * head_dim)
+        place = {
+            "positions": step.address("positions"), "sequences": step.address("sequences"),
+            "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
+            "k_cache": lambda: self._kv_address(0, layer), "v_cache": lambda: self._kv_address(1, layer),
+            "n_kv_heads": n_kv_heads,
+            "q": q.address, "q_stride": q.stride,
+        }  # fmt: skip
+        self._add(
+            "rope", ROPE, n_tokens=step.address("n_tokens"), k=k.address, k_stride=k.stride, v=v.address,
+            v_stride=v.stride, n_heads=n_heads, head_dim=head_dim, q_bias=self._vector(q_bias),
+            k_bias=self._vector(k_bias), v_bias=self._vector(v_bias), q_norm=self._vector(q_norm),
+            k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles), rope_dim=rope_dim,
+            paired=int(paired), scale=op.float_word(scale), **place,
+        )  # fmt: skip
+        scratch = attention_scratch_bytes(head_dim)
+        fields = {
+            "tiles": step.address("tiles"), "n_tiles": step.address("n_tiles"), "spread": step.address("spread"),
+            "out": out.address, "out_stride": out.stride, "group": n_heads // n_kv_heads, "window": window,
+            "scratch": self._shared("scratch", scratch * self.n_threads), "scratch_stride": scratch,
+            "partials": lambda: self._shared("partials", partial_bytes(head_dim, self._n_blocks, self.n_threads)),
+            "max_blocks": lambda: self._n_blocks, **place,
+        }  # fmt: skip
+        self._add(f"attention-{head_dim}", ATTENTION, **fields)
+        self._add(f"merge-{head_dim}", ATTENTION, **fields)
+        return out.produced_by(
+            self._add(
+                "quantise", QUANTISE, n_tokens=step.address("n_tokens"), x=out.address, x_stride=out.stride, n=out.n,
+                q32=0, q256=0, f32=0,
+            )
+        )  # fmt: skip
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def finish(self, library: KernelLibrary, kv: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The program (n_ops, 32) int64, once its kernels are loaded.
+
+        `kv` holds the keys and values, each (n_layers, n_blocks, block bytes / 2) uint16.
+        """
+        self._kv = kv
+        program = np.zeros((len(self._operations), op.RECORD_WORDS), np.int64)
+        for record, (kernel, fields, values, barrier) in zip(program, self._operations, strict=True):
+            assert set(values) == set(fields._fields), set(values) ^ set(fields._fields)  # type: ignore[attr-defined]
+            record[op.KERNEL], record[op.BARRIER] = library.address(kernel), barrier
+            for i, name in enumerate(fields._fields):  # type: ignore[attr-defined]
+                value = values[name]
+                record[op.FIRST_FIELD + i] = value() if callable(value) else value
+        return program
+
+    def set_field(self, operation: int, name: str, value: int) -> None:
+        """Change a field of an operation that was added before."""
+        self._operations[operation][2][name] = value
+
+    def allocate(self, n_bytes: int) -> int:
+        """Address of zeroed memory that lives as long as the builder."""
+        return self.memory(n_bytes).ctypes.data
+
+    def memory(self, n_bytes: int) -> np.ndarray:
+        """Zeroed bytes on a cache line of their own, which live as long as the builder."""
+        memory = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
+        self._memory.append(memory)
+        start = -memory.ctypes.data % _ALIGNMENT
+        return memory[start : start + n_bytes]
+
+    @property
+    def _n_blocks(self) -> int:
+        assert self._kv is not None
+        return min(self._kv[0].shape[1], self.step.max_blocks)
+
+    def _kv_address(self, which: int, layer: int) -> int:
+        assert self._kv is not None
+        return self._kv[which][layer].ctypes.data
+
+    def _shared(self, name: str, n_bytes: int) -> int:
+        """Scratch memory that operations of one name use one after the other."""
+        key = f"{name}-{n_bytes}"
+        if key not in self._scratch:
+            self._scratch[key] = self.allocate(n_bytes)
+        return self._scratch[key]
+
+    def _add(self, kernel: str, fields: tuple, *, barrier: bool = True, **values: int | Callable[[], int]) -> int:
+        self.kernels[kernel] = None
+        self._operations.append((kernel, fields, values, barrier))
+        return len(self._operations) - 1
+
+    def _norm(self, x: Rows, weight: str, eps: float, *, out: Rows | None, residual: int, of_logits: bool) -> int:
+        return self._add(
+            "norm", NORM, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
+            rows=self.step.address("logit_rows") if of_logits else 0, x=x.address, x_stride=x.stride,
+            weight=self._vector(weight), eps=op.float_word(eps), n=x.n, residual=residual,
+            out=out.address if out else 0, out_stride=out.stride if out else x.stride, q32=0, q256=0, f32=0,
+            barrier=out is not None,
+        )  # fmt: skip
+
+    def _matmul(self, x: Rows, name: str, out: Rows, *, accumulate: bool, of_logits: bool, barrier: bool) -> None:
+        matrix = self._matrix(name)
+        assert matrix.n_columns == x.n, (name, matrix.n_columns, x.n)
+        self._add(
+            f"matmul-{matrix.format}", MATMUL, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
+            weights=matrix.address, n_panels=matrix.n_panels, n_blocks=matrix.n_blocks,
+            x=x.as_layout(LAYOUTS[matrix.layout]), out=out.address, out_stride=out.stride, accumulate=int(accumulate),
+            barrier=barrier,
+        )  # fmt: skip
+
+    def _matrix(self, name: str) -> PackedMatrix:
+        matrix = self.weights[name]
+        assert isinstance(matrix, PackedMatrix), name
+        return matrix
+
+    def _vector(self, name: str) -> int:
+        """Address of a float32 vector of the model; 0 for no name."""
+        if not name:
+            return 0
+        vector = self.weights[name]
+        assert isinstance(vector, np.ndarray)
+        assert vector.dtype == np.float32
+        return vector.ctypes.data

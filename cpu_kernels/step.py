@@ -1,0 +1,114 @@
+"""What changes from step to step: the arrays that the records of a program point to, and the KV cache."""
+
+import numpy as np
+
+BLOCK_TOKENS = 64
+"""Tokens in a block of the KV cache."""
+
+QUERY_COLUMNS = 32
+"""Query columns (tokens x heads of a group) that share one read of keys and values, as long as a token allows it."""
+
+MAX_COLUMNS = 64
+"""Query columns that there is room for: the most heads of a group."""
+
+
+def column_bytes(head_dim: int) -> int:
+    """Bytes of a partial result of one column: largest score, sum, and 14 unused floats, then the values."""
+    return 64 + 4 * head_dim
+
+
+def attention_scratch_bytes(head_dim: int) -> int:
+    """Bytes that a thread needs: query columns, partial and total results, the weights of a block for 4 columns."""
+    return MAX_COLUMNS * (4 * head_dim + 2 * column_bytes(head_dim)) + 4 * 4 * BLOCK_TOKENS
+
+
+def partial_bytes(head_dim: int, n_blocks: int, n_threads: int) -> int:
+    """Bytes for the partial results of every block, for as many pieces as are ever spread over the threads."""
+    return spread_limit(n_threads) * n_blocks * MAX_COLUMNS * column_bytes(head_dim)
+
+
+def spread_limit(n_threads: int) -> int:
+    """Pieces of attention (query tiles x key/value heads) below which their blocks are spread over the threads."""
+    return 4 * n_threads if n_threads > 1 else 0
+
+
+class Step:
+    """Arrays of fixed addresses, filled anew for every batch."""
+
+    def __init__(
+        self,
+        max_tokens: int,
+        max_blocks: int,
+        n_kv_heads: int,
+        group: int,
+        n_threads: int,
+        angles: dict[str, np.ndarray],
+    ):
+        """Reserve the arrays.
+
+        `angles` gives the radians a position of each named rotary table, (rope_dim / 2,); `group` is how many query
+        heads share a key/value head, `max_blocks` how many blocks a sequence can have.
+        """
+        assert group <= MAX_COLUMNS, group
+        self.max_tokens, self.max_blocks = max_tokens, max_blocks
+        self._n_kv_heads, self._group, self._spread_limit = n_kv_heads, group, spread_limit(n_threads)
+        self._angles = angles
+        self._arrays: dict[str, np.ndarray] = {
+            "n_tokens": np.zeros(1, np.int64),
+            "n_logits": np.zeros(1, np.int64),
+            "n_tiles": np.zeros(1, np.int64),
+            "spread": np.zeros(1, np.int64),
+            "tokens": np.zeros(max_tokens, np.int32),
+            "positions": np.zeros(max_tokens, np.int32),
+            "sequences": np.zeros(max_tokens, np.int32),
+            "logit_rows": np.zeros(max_tokens, np.int32),
+            "tiles": np.zeros((max_tokens, 2), np.int32),
+            "block_tables": np.zeros((max_tokens, max_blocks), np.int32),
+            **{name: np.zeros((max_tokens, len(rates), 2), np.float32) for name, rates in angles.items()},
+        }
+
+    @property
+    def table_stride(self) -> int:
+        """Bytes of a row of the block tables."""
+        return 4 * self.max_blocks
+
+    def address(self, name: str) -> int:
+        """Where an array is."""
+        return self._arrays[name].ctypes.data
+
+    def fill(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        sequences: np.ndarray,
+        block_tables: np.ndarray,
+        logit_rows: np.ndarray,
+    ) -> None:
+        """Take over a batch; the arrays are those of `runner.batch.Batch`."""
+        n = len(tokens)
+        assert n <= self.max_tokens, (n, self.max_tokens)
+        assert block_tables.shape[1] <= self.max_blocks, (block_tables.shape, self.max_blocks)
+        arrays = self._arrays
+        arrays["n_tokens"][0], arrays["n_logits"][0] = n, len(logit_rows)
+        for name, values in (("tokens", tokens), ("positions", positions), ("sequences", sequences)):
+            arrays[name][:n] = values
+        arrays["logit_rows"][: len(logit_rows)] = logit_rows
+        arrays["block_tables"][: len(block_tables), : block_tables.shape[1]] = block_tables
+        for name, rates in self._angles.items():
+            angles = positions[:, None] * rates
+            arrays[name][:n, :, 0] = np.cos(angles)
+            arrays[name][:n, :, 1] = np.sin(angles)
+        self._tile(sequences)
+
+    def _tile(self, sequences: np.ndarray) -> None:
+        """Cut the runs of tokens of each sequence into tiles of at most QUERY_COLUMNS columns."""
+        longest = max(1, QUERY_COLUMNS // self._group)
+        starts = [0, *(np.flatnonzero(np.diff(sequences)) + 1).tolist(), len(sequences)]
+        tiles = [
+            (first, min(longest, end - first))
+            for start, end in zip(starts, starts[1:], strict=False)
+            for first in range(start, end, longest)
+        ]
+        self._arrays["tiles"][: len(tiles)] = tiles
+        self._arrays["n_tiles"][0] = len(tiles)
+        self._arrays["spread"][0] = len(tiles) * self._n_kv_heads < self._spread_limit

@@ -1,0 +1,91 @@
+"""A model on the CPU: packed weights, a program, and the team of threads that runs it."""
+
+import numpy as np
+
+from llmrun.cpu_kernels.isa import choose
+from llmrun.cpu_kernels.library import KernelLibrary, Progress
+from llmrun.cpu_kernels.packing import PackedMatrix, pack, unpacked
+from llmrun.cpu_kernels.program import ProgramBuilder, Rows
+from llmrun.cpu_kernels.step import BLOCK_TOKENS, Step
+from llmrun.cpu_kernels.team import Team
+from llmrun.quant_formats.gguf_file import GGUFFile
+from llmrun.quant_formats.tensor import Tensor
+from llmrun.runner.architecture import architecture
+from llmrun.runner.batch import Batch
+from llmrun.runner.config import ModelConfig
+from llmrun.runner.shape_check import EMBEDDING, used_tensors
+
+MAX_TOKENS = 512
+"""Most tokens in one forward pass."""
+
+
+class CPUModel:
+    """Runs batches on CPU threads; see `runner.model.Model`."""
+
+    def __init__(self, gguf: GGUFFile, n_threads: int, progress: Progress | None = None, isa: str | None = None):
+        self.config = ModelConfig.from_gguf(gguf)
+        tensors = used_tensors(gguf, self.config)
+        self._gguf = gguf  # the embedding table is read in place
+        self._library = KernelLibrary(choose(isa))
+        self._team = Team(self._library, n_threads, progress)
+        self._step = _new_step(self.config, gguf, n_threads)
+        self._library.load({f"pack-{t.format.name}" for t in tensors.values() if len(t.shape) > 1}, progress)
+        weights = _load_weights(self._team, tensors, progress)
+        self._builder = ProgramBuilder(weights, self._step, n_threads)
+        build = architecture(gguf.architecture, str(gguf.path)).build
+        self._logits: Rows = build(self._builder, self.config)
+        self._library.load(self._builder.kernels, progress)
+        self._kv: tuple[np.ndarray, np.ndarray] | None = None
+        self._program: np.ndarray | None = None
+        self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name != EMBEDDING)
+        """Bytes of weights that a token reads."""
+
+    def allocate_kv(self, n_blocks: int) -> None:
+        """Reserve the KV cache; its memory is taken from the system as it is first written."""
+        config = self.config
+        shape = (config.n_layers, n_blocks, config.n_kv_heads * BLOCK_TOKENS * config.head_dim)
+        self._kv = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+        self._program = self._builder.finish(self._library, self._kv)
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        """Logits (n_logit_rows, n_vocab) float32, valid until the next call."""
+        assert self._program is not None, "allocate_kv comes first"
+        self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
+        self._team.run(self._program)
+        return self._logits.array(len(batch.logit_rows))
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        self._team.close()
+        self._program = self._kv = None
+
+
+def _new_step(config: ModelConfig, gguf: GGUFFile, n_threads: int) -> Step:
+    exponents = np.arange(0, config.rope_dim, 2) / config.rope_dim
+    rates = config.rope_theta**-exponents / config.rope_factor
+    if "rope_freqs.weight" in gguf.tensors:  # Llama 3.1 and later: a factor for each frequency
+        freqs = gguf.tensors["rope_freqs.weight"]
+        factors = freqs.format.dequantize(freqs.data)
+        rates = rates / factors.astype(np.float64)
+    angles = {"rope": rates}
+    if config.window:
+        angles["rope_window"] = config.rope_theta_window**-exponents
+    max_blocks = -(-config.n_ctx_train // BLOCK_TOKENS)
+    group = config.n_heads // config.n_kv_heads
+    return Step(MAX_TOKENS, max_blocks, config.n_kv_heads, group, n_threads, angles)
+
+
+def _load_weights(
+    team: Team, tensors: dict[str, Tensor], progress: Progress | None
+) -> dict[str, PackedMatrix | np.ndarray]:
+    weights: dict[str, PackedMatrix | np.ndarray] = {}
+    total, done = sum(tensor.n_bytes for tensor in tensors.values()), 0
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 1:
+            weights[name] = tensor.format.dequantize(tensor.data)
+        else:
+            weights[name] = unpacked(tensor) if name == EMBEDDING else pack(team, tensor)
+        done += tensor.n_bytes
+        if progress:
+            progress("loading weights", done, total)
+    return weights

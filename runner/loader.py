@@ -1,0 +1,29 @@
+"""From a model file to a model that is ready to run."""
+
+import os
+from typing import TYPE_CHECKING
+
+from llmrun.quant_formats.gguf_file import GGUFFile
+from llmrun.runner.model import Model
+
+if TYPE_CHECKING:
+    from llmrun.cpu_kernels.library import Progress
+
+
+def load_model(
+    gguf: GGUFFile, n_threads: int | None = None, progress: "Progress | None" = None, isa: str | None = None
+) -> Model:
+    """Load the weights of a file onto the CPU.
+
+    `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set.
+    """
+    from llmrun.runner.cpu_model import CPUModel  # noqa: PLC0415  brings LLVM with it
+
+    return CPUModel(gguf, n_threads or default_threads(), progress, isa)
+
+
+def default_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

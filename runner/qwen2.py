@@ -1,0 +1,24 @@
+"""Qwen2 and Qwen2.5: Llama with biases on Q, K and V, and rotations of the two halves of a head."""
+
+from llmrun.runner.architecture import Builder
+from llmrun.runner.config import ModelConfig
+
+
+def build(b: Builder, config: ModelConfig) -> object:
+    """The logits of a batch."""
+    x = b.embed("token_embd.weight")
+    for i in range(config.n_layers):
+        layer = f"blk.{i}."
+        h = b.norm(x, layer + "attn_norm.weight", config.eps)
+        q, k, v = b.matmul(h, layer + "attn_q.weight", layer + "attn_k.weight", layer + "attn_v.weight")
+        a = b.attention(
+            q, k, v, layer=i, head_dim=config.head_dim, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
+            scale=config.head_dim**-0.5, angles="rope", rope_dim=config.rope_dim, paired=False,
+            q_bias=layer + "attn_q.bias", k_bias=layer + "attn_k.bias", v_bias=layer + "attn_v.bias",
+        )  # fmt: skip
+        b.add_matmul(x, a, layer + "attn_output.weight")
+        h = b.norm(x, layer + "ffn_norm.weight", config.eps)
+        gate, up = b.matmul(h, layer + "ffn_gate.weight", layer + "ffn_up.weight")
+        b.add_matmul(x, b.gated(gate, up, "silu"), layer + "ffn_down.weight")
+    h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
+    return b.matmul(h, "output.weight", of_logits=True)[0]
