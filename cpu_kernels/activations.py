@@ -51,12 +51,15 @@ class Q32Record(Record):
         return self.s.broadcast_bytes(self.address + (32 * t + 4 * step))
 
     def scale(self, t: int) -> V:
+        """The scale of column t."""
         return self.s.broadcast_f32(self.address + (32 * self.columns + 4 * t))
 
     def scaled_sum(self, t: int) -> V:
+        """The scale times the sum of the values of column t."""
         return self.s.broadcast_f32(self.address + (36 * self.columns + 4 * t))
 
     def negative_sum(self, t: int) -> V:
+        """Minus the sum of the values of column t."""
         return self.s.broadcast_i32(self.address + (40 * self.columns + 4 * t))
 
 
@@ -68,9 +71,11 @@ class Q256Record(Record):
         return self.s.broadcast_bytes(self.address + (256 * t + 4 * step))
 
     def scale(self, t: int) -> V:
+        """The scale of column t."""
         return self.s.broadcast_f32(self.address + (256 * self.columns + 4 * t))
 
     def negative_sum(self, t: int, sixteenth: int) -> V:
+        """Minus the sum of sixteen values of column t."""
         return self.s.broadcast_i32(self.address + (260 * self.columns + 64 * t + 4 * sixteenth))
 
     def sum_pair(self, t: int, pair: int) -> V:

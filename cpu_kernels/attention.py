@@ -26,92 +26,74 @@ _LEAST_MAXIMUM = -1e29
 
 def build_attention(isa: Isa, head_dim: int) -> Callable:
     """The kernel for one head size, a multiple of 16."""
-    partial = [_build_partial(isa, head_dim, columns) for columns in (1, 2, 3, 4)]
-    partial1, partial2, partial3, partial4 = partial
+    block_partials, gather_queries = _build_block_partials(isa, head_dim), _build_gather(head_dim)
     merge, clear, finish = _build_merge(isa, head_dim)
     result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
-    block_bytes = BLOCK_TOKENS * head_dim * 2
 
     @device
-    def block_partials(op, sequence, kv_head, block, first_position, columns, q, weights, results):
-        """The partial results of all columns for one block."""
-        group, window = load_word(op + ATTENTION.group), load_word(op + ATTENTION.window)
-        table = load_word(op + ATTENTION.block_tables) + sequence * load_word(op + ATTENTION.table_stride)
-        offset = (load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head) * block_bytes
-        keys, values = load_word(op + ATTENTION.k_cache) + offset, load_word(op + ATTENTION.v_cache) + offset
-        c = 0
-        while c < columns:
-            n = min(columns - c, _TILE)
-            here = first_position - block * BLOCK_TOKENS
-            a, b = q + c * q_bytes, results + c * result_bytes
-            if n == 4:
-                partial4(a, keys, values, weights, b, here, c, group, window)
-            elif n == 3:
-                partial3(a, keys, values, weights, b, here, c, group, window)
-            elif n == 2:
-                partial2(a, keys, values, weights, b, here, c, group, window)
-            else:
-                partial1(a, keys, values, weights, b, here, c, group, window)
-            c += n
-
-    @device
-    def gather_queries(op, token, n_tokens, kv_head, q):
+    def attend_at_once(op, where, q, results, totals, weights):
+        """All blocks of one tile and head, merged as they come."""
+        token, n_tokens, kv_head, _, begin, end = where
         group = load_word(op + ATTENTION.group)
-        for t in range(n_tokens):
-            source = load_word(op + ATTENTION.q) + (token + t) * load_word(op + ATTENTION.q_stride)
-            source += kv_head * group * q_bytes
-            for i in range(group * head_dim):
-                store_f32(q + t * group * q_bytes + 4 * i, load_f32(source + 4 * i))
+        gather_queries(op, token, n_tokens, kv_head, q)
+        for c in range(n_tokens * group):
+            clear(totals + c * result_bytes)
+        for block in range(begin, end):
+            block_partials(op, where, block, q, weights, results)
+            for c in range(n_tokens * group):
+                merge(totals + c * result_bytes, results + c * result_bytes)
+        for c in range(n_tokens * group):
+            out = load_word(op + ATTENTION.out) + (token + c // group) * load_word(op + ATTENTION.out_stride)
+            finish(totals + c * result_bytes, out + (kv_head * group + c % group) * q_bytes)
 
     @device
-    def write_out(op, token, n_tokens, kv_head, totals):
-        group = load_word(op + ATTENTION.group)
-        for t in range(n_tokens):
-            out = load_word(op + ATTENTION.out) + (token + t) * load_word(op + ATTENTION.out_stride)
-            for g in range(group):
-                finish(totals + (t * group + g) * result_bytes, out + (kv_head * group + g) * q_bytes)
+    def attend_in_part(op, where, place, turn, thread, n_threads, q, weights):
+        """Every n-th block of one tile and head; the blocks are numbered on from `turn`."""
+        token, n_tokens, kv_head, _, begin, end = where
+        columns = n_tokens * load_word(op + ATTENTION.group)
+        first = begin + (thread - turn) % n_threads
+        if first < end:
+            gather_queries(op, token, n_tokens, kv_head, q)
+        for block in range(first, end, n_threads):
+            block_partials(op, where, block, q, weights, place + block * columns * result_bytes)
 
     def attention(op, thread, n_threads):
-        n_kv_heads, group = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.group)
-        window, spread = load_word(op + ATTENTION.window), load_word(load_word(op + ATTENTION.spread))
         q = load_word(op + ATTENTION.scratch) + thread * load_word(op + ATTENTION.scratch_stride)
         results = q + MAX_COLUMNS * q_bytes
         totals = results + MAX_COLUMNS * result_bytes
         weights = totals + MAX_COLUMNS * result_bytes
+        spread = load_word(load_word(op + ATTENTION.spread))
         turn = 0
-        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * n_kv_heads):
-            tile = item // n_kv_heads
-            kv_head = item - tile * n_kv_heads
-            token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
-            n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
-            position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
-            sequence = load_i32(load_word(op + ATTENTION.sequences) + 4 * token)
-            begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
-            end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
-            columns = n_tokens * group
+        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * load_word(op + ATTENTION.n_kv_heads)):
+            where = piece(op, item)
             if spread:
-                gathered = False
-                place = load_word(op + ATTENTION.partials)
-                place += item * load_word(op + ATTENTION.max_blocks) * MAX_COLUMNS * result_bytes
-                for block in range(begin, end):
-                    if turn % n_threads == thread:
-                        if not gathered:
-                            gather_queries(op, token, n_tokens, kv_head, q)
-                            gathered = True
-                        target = place + block * columns * result_bytes
-                        block_partials(op, sequence, kv_head, block, position, columns, q, weights, target)
-                    turn += 1
+                place = partials(op, item, result_bytes)
+                attend_in_part(op, where, place, turn, thread, n_threads, q, weights)
+                turn += where[5] - where[4]
             elif item % n_threads == thread:
-                gather_queries(op, token, n_tokens, kv_head, q)
-                for c in range(columns):
-                    clear(totals + c * result_bytes)
-                for block in range(begin, end):
-                    block_partials(op, sequence, kv_head, block, position, columns, q, weights, results)
-                    for c in range(columns):
-                        merge(totals + c * result_bytes, results + c * result_bytes)
-                write_out(op, token, n_tokens, kv_head, totals)
+                attend_at_once(op, where, q, results, totals, weights)
 
     return attention
+
+
+@device
+def piece(op, item):
+    """A query tile and a key/value head: first token, tokens, head, first token's position, blocks [begin, end)."""
+    n_kv_heads, window = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.window)
+    tile = item // n_kv_heads
+    token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
+    n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
+    position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
+    begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
+    end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
+    return types.intp(token), types.intp(n_tokens), item - tile * n_kv_heads, types.intp(position), begin, end
+
+
+@device
+def partials(op, item, result_bytes):
+    """Where the partial results of a piece are."""
+    size = load_word(op + ATTENTION.max_blocks) * MAX_COLUMNS * result_bytes
+    return load_word(op + ATTENTION.partials) + item * size
 
 
 def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
@@ -120,32 +102,66 @@ def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
     result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
 
     def attention_merge(op, thread, n_threads):
-        n_kv_heads, group = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.group)
-        window = load_word(op + ATTENTION.window)
         if not load_word(load_word(op + ATTENTION.spread)):
             return
         total = load_word(op + ATTENTION.scratch) + thread * load_word(op + ATTENTION.scratch_stride)
-        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * n_kv_heads):
-            tile = item // n_kv_heads
-            kv_head = item - tile * n_kv_heads
-            token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
-            n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
-            position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
-            begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
-            end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
+        group = load_word(op + ATTENTION.group)
+        for item in range(load_word(load_word(op + ATTENTION.n_tiles)) * load_word(op + ATTENTION.n_kv_heads)):
+            token, n_tokens, kv_head, _, begin, end = piece(op, item)
             columns = n_tokens * group
-            place = load_word(op + ATTENTION.partials)
-            place += item * load_word(op + ATTENTION.max_blocks) * MAX_COLUMNS * result_bytes
+            place = partials(op, item, result_bytes)
             for c in range(columns):
-                if (item * columns + c) % n_threads != thread:
-                    continue
-                clear(total)
-                for block in range(begin, end):
-                    merge(total, place + (block * columns + c) * result_bytes)
-                out = load_word(op + ATTENTION.out) + (token + c // group) * load_word(op + ATTENTION.out_stride)
-                finish(total, out + (kv_head * group + c % group) * q_bytes)
+                if (item * columns + c) % n_threads == thread:
+                    clear(total)
+                    for block in range(begin, end):
+                        merge(total, place + (block * columns + c) * result_bytes)
+                    out = load_word(op + ATTENTION.out) + (token + c // group) * load_word(op + ATTENTION.out_stride)
+                    finish(total, out + (kv_head * group + c % group) * q_bytes)
 
     return attention_merge
+
+
+def _build_gather(head_dim: int) -> Callable:
+    """`gather_queries(op, token, n_tokens, kv_head, q)`: the queries of a group's heads, column after column."""
+
+    @device
+    def gather_queries(op, token, n_tokens, kv_head, q):
+        group = load_word(op + ATTENTION.group)
+        for t in range(n_tokens):
+            source = load_word(op + ATTENTION.q) + (token + t) * load_word(op + ATTENTION.q_stride)
+            source += kv_head * group * head_dim * 4
+            for i in range(group * head_dim):
+                store_f32(q + 4 * (t * group * head_dim + i), load_f32(source + 4 * i))
+
+    return gather_queries
+
+
+def _build_block_partials(isa: Isa, head_dim: int) -> Callable:
+    """`block_partials(op, where, block, q, weights, results)`: one block for all columns of a piece."""
+    partial1, partial2, partial3, partial4 = (_build_partial(isa, head_dim, n) for n in (1, 2, 3, 4))
+    result_bytes, q_bytes, block_bytes = column_bytes(head_dim), 4 * head_dim, BLOCK_TOKENS * head_dim * 2
+
+    @device
+    def block_partials(op, where, block, q, weights, results):
+        token, n_tokens, kv_head, position, _, _ = where
+        group, window = load_word(op + ATTENTION.group), load_word(op + ATTENTION.window)
+        sequence = load_i32(load_word(op + ATTENTION.sequences) + 4 * token)
+        table = load_word(op + ATTENTION.block_tables) + sequence * load_word(op + ATTENTION.table_stride)
+        offset = (load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head) * block_bytes
+        keys, values = load_word(op + ATTENTION.k_cache) + offset, load_word(op + ATTENTION.v_cache) + offset
+        here, columns = position - block * BLOCK_TOKENS, n_tokens * group
+        for c in range(0, columns, _TILE):
+            a, b, n = q + c * q_bytes, results + c * result_bytes, min(columns - c, _TILE)
+            if n == 4:
+                partial4(a, keys, values, weights, b, here, c, group, window)
+            elif n == 3:
+                partial3(a, keys, values, weights, b, here, c, group, window)
+            elif n == 2:
+                partial2(a, keys, values, weights, b, here, c, group, window)
+            else:
+                partial1(a, keys, values, weights, b, here, c, group, window)
+
+    return block_partials
 
 
 def _build_partial(isa: Isa, head_dim: int, columns: int) -> Callable:

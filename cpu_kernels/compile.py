@@ -11,15 +11,20 @@ from pathlib import Path
 
 def compile_kernels(isa_name: str, folder: Path, names: list[str]) -> None:
     """Write the object file of each kernel into the folder."""
-    from llmrun.cpu_kernels import jit  # noqa: PLC0415
-    from llmrun.cpu_kernels.isa import ISAS  # noqa: PLC0415
-    from llmrun.cpu_kernels.kernels import build  # noqa: PLC0415
-    from llmrun.quant_formats.whole_file import write_whole  # noqa: PLC0415
+    from llmrun.cpu_kernels import jit
+    from llmrun.cpu_kernels.isa import ISAS
+    from llmrun.cpu_kernels.kernels import build
+    from llmrun.cpu_kernels.library import cache_key
+    from llmrun.quant_formats.errors import KernelError
+    from llmrun.quant_formats.whole_file import write_whole
 
     isa = ISAS[isa_name]
     jit.use(isa)
     for name in names:
-        write_whole(folder / f"{name}.o", jit.compile_object(name, build(name, isa), isa))
+        code = jit.compile_object(name, build(name, isa), isa)
+        if folder.name != cache_key(isa):
+            raise KernelError("the sources of the kernels changed while they were compiled; start again")
+        write_whole(folder / f"{name}.o", code)
         print(name, flush=True)
 
 

@@ -37,7 +37,7 @@ _NEEDS = {
 
 def supported() -> list[str]:
     """Names of the instruction sets that this processor can run, best first."""
-    import llvmlite.binding as llvm  # noqa: PLC0415  half of the start-up of a command that runs no kernel
+    import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
     return [name for name, needs in _NEEDS.items() if all(features.get(need, False) for need in needs)]

@@ -7,8 +7,8 @@ from llmrun.cpu_kernels.isa import Isa
 
 def build(name: str, isa: Isa) -> Callable:
     """The Python function of a kernel, ready to be compiled."""
-    from llmrun.cpu_kernels import attention, interpreter, matmul, pack, read, rope, rows  # noqa: PLC0415  imports Numba
-    from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS  # noqa: PLC0415
+    from llmrun.cpu_kernels import attention, interpreter, matmul, pack, read, rope, rows
+    from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS
 
     verb, _, what = name.partition("-")
     builders: dict[str, Callable[[], Callable]] = {

@@ -75,9 +75,9 @@ class KernelLibrary:
                 raise KernelError(f"cannot compile kernels for {self.isa.name}: {reason}; try --isa portable")
 
     def _link(self, names: list[str]) -> None:
-        import llvmlite.binding as llvm  # noqa: PLC0415
+        import llvmlite.binding as llvm
 
-        from llmrun.cpu_kernels.target import symbol, target_machine  # noqa: PLC0415
+        from llmrun.cpu_kernels.target import symbol, target_machine
 
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(self.isa))
         for name in names:
@@ -116,14 +116,14 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept."""
     if moved := os.environ.get("LLMRUN_CACHE"):
         return Path(moved)
-    import platformdirs  # noqa: PLC0415
+    import platformdirs
 
     return Path(platformdirs.user_cache_dir("llmrun", appauthor=False)) / "kernels"
 
 
 def cache_key(isa: Isa) -> str:
     """Names what compiled code depends on: sources, compilers, interpreter, processor, instruction set."""
-    import llvmlite.binding as llvm  # noqa: PLC0415
+    import llvmlite.binding as llvm
 
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):

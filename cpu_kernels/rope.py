@@ -23,40 +23,12 @@ from llmrun.cpu_kernels.step import BLOCK_TOKENS
 
 def build_rope(isa: Isa) -> Callable:
     """The kernel."""
-    sum_of_squares = build_norm_sum(isa)
-    sqrt = math.sqrt
-
-    @device
-    def add_bias(x, bias, n):
-        if bias:
-            for i in range(n):
-                store_f32(x + 4 * i, load_f32(x + 4 * i) + load_f32(bias + 4 * i))
-
-    @device
-    def normalise(x, weight, n, eps):
-        if weight:
-            factor = types.float32(1.0) / types.float32(sqrt(sum_of_squares(x, n) / types.float32(n) + eps))
-            for i in range(n):
-                store_f32(x + 4 * i, load_f32(x + 4 * i) * factor * load_f32(weight + 4 * i))
-
-    @device
-    def turn(x, angles, rope_dim, paired):
-        step = 8 if paired else 4
-        apart = 4 if paired else 2 * rope_dim
-        for i in range(rope_dim // 2):
-            cosine, sine = load_f32(angles + 8 * i), load_f32(angles + 8 * i + 4)
-            a, b = load_f32(x + step * i), load_f32(x + step * i + apart)
-            store_f32(x + step * i, a * cosine - b * sine)
-            store_f32(x + step * i + apart, b * cosine + a * sine)
+    prepare = _build_prepare(isa)
 
     @device
     def turn_query(op, t, head, n):
         q = load_word(op + ROPE.q) + t * load_word(op + ROPE.q_stride) + head * n * 4
-        bias = load_word(op + ROPE.q_bias)
-        add_bias(q, bias + head * n * 4 if bias else 0, n)
-        normalise(q, load_word(op + ROPE.q_norm), n, load_f32(op + ROPE.eps))
-        rope_dim = load_word(op + ROPE.rope_dim)
-        turn(q, load_word(op + ROPE.angles) + t * rope_dim * 4, rope_dim, load_word(op + ROPE.paired))
+        prepare(op, q, t, head, load_word(op + ROPE.q_bias), load_word(op + ROPE.q_norm))
         scale = load_f32(op + ROPE.scale)
         for i in range(n):
             store_f32(q + 4 * i, load_f32(q + 4 * i) * scale)
@@ -65,17 +37,12 @@ def build_rope(isa: Isa) -> Callable:
     def store_key_value(op, t, head, n):
         k = load_word(op + ROPE.k) + t * load_word(op + ROPE.k_stride) + head * n * 4
         v = load_word(op + ROPE.v) + t * load_word(op + ROPE.v_stride) + head * n * 4
-        k_bias, v_bias = load_word(op + ROPE.k_bias), load_word(op + ROPE.v_bias)
-        add_bias(k, k_bias + head * n * 4 if k_bias else 0, n)
-        add_bias(v, v_bias + head * n * 4 if v_bias else 0, n)
-        normalise(k, load_word(op + ROPE.k_norm), n, load_f32(op + ROPE.eps))
-        rope_dim = load_word(op + ROPE.rope_dim)
-        turn(k, load_word(op + ROPE.angles) + t * rope_dim * 4, rope_dim, load_word(op + ROPE.paired))
+        prepare(op, k, t, head, load_word(op + ROPE.k_bias), load_word(op + ROPE.k_norm))
+        add_bias(v, load_word(op + ROPE.v_bias), head, n)
         position = load_i32(load_word(op + ROPE.positions) + 4 * t)
         sequence = load_i32(load_word(op + ROPE.sequences) + 4 * t)
         table = load_word(op + ROPE.block_tables) + sequence * load_word(op + ROPE.table_stride)
-        block = load_i32(table + 4 * (position // BLOCK_TOKENS))
-        slot = position % BLOCK_TOKENS
+        block, slot = load_i32(table + 4 * (position // BLOCK_TOKENS)), position % BLOCK_TOKENS
         offset = (block * load_word(op + ROPE.n_kv_heads) + head) * (BLOCK_TOKENS * n * 2)
         keys = load_word(op + ROPE.k_cache) + offset + (slot // 16) * n * 32 + slot % 16 * 2
         values = load_word(op + ROPE.v_cache) + offset + slot * n * 2
@@ -97,3 +64,42 @@ def build_rope(isa: Isa) -> Callable:
                 store_key_value(op, t, head - n_heads, n)
 
     return rope
+
+
+@device
+def add_bias(x, bias, head, n):
+    """x += the part of the bias that belongs to a head; nothing where there is no bias."""
+    if bias:
+        for i in range(n):
+            store_f32(x + 4 * i, load_f32(x + 4 * i) + load_f32(bias + 4 * (head * n + i)))
+
+
+@device
+def turn(x, angles, rope_dim, paired):
+    """Rotate pairs of values: neighbours, or the two halves."""
+    step = 8 if paired else 4
+    apart = 4 if paired else 2 * rope_dim
+    for i in range(rope_dim // 2):
+        cosine, sine = load_f32(angles + 8 * i), load_f32(angles + 8 * i + 4)
+        a, b = load_f32(x + step * i), load_f32(x + step * i + apart)
+        store_f32(x + step * i, a * cosine - b * sine)
+        store_f32(x + step * i + apart, b * cosine + a * sine)
+
+
+def _build_prepare(isa: Isa) -> Callable:
+    """`prepare(op, x, t, head, bias, norm)`: bias, norm and rotation of one head of token t."""
+    sum_of_squares = build_norm_sum(isa)
+    sqrt = math.sqrt
+
+    @device
+    def prepare(op, x, t, head, bias, norm):
+        n, rope_dim = load_word(op + ROPE.head_dim), load_word(op + ROPE.rope_dim)
+        add_bias(x, bias, head, n)
+        if norm:
+            mean = sum_of_squares(x, n) / types.float32(n)
+            factor = types.float32(1.0) / types.float32(sqrt(mean + load_f32(op + ROPE.eps)))
+            for i in range(n):
+                store_f32(x + 4 * i, load_f32(x + 4 * i) * factor * load_f32(norm + 4 * i))
+        turn(x, load_word(op + ROPE.angles) + t * rope_dim * 4, rope_dim, load_word(op + ROPE.paired))
+
+    return prepare

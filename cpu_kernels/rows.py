@@ -1,4 +1,4 @@
-"""Operations on rows of activations: RMS norm, gated activations. Each ends by quantising for the products behind it."""
+"""Operations on rows of activations: RMS norm and gated activations, each quantising for the products behind it."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ def build_norm_sum(isa: Isa) -> Callable:
 
 def build_norm(isa: Isa) -> Callable:
     """The kernel of RMS norm."""
-    import math  # noqa: PLC0415
+    import math
 
     sum_of_squares, quantise_row = build_norm_sum(isa), build_quantise_row(isa)
     sqrt = math.sqrt
@@ -106,10 +106,9 @@ def build_gated(isa: Isa, activation: str) -> Callable:
     emitted, quantise_row = simd.emitter_for(isa, LANES), build_quantise_row(isa)
 
     def value(s, gate, up):
-        if activation == "silu":
-            exponent = gate
-        else:  # gelu: x / (1 + e**-2u) with u = sqrt(2 / pi) (x + 0.044715 x**3)
-            exponent = (s.fma(gate * gate * 0.044715, gate, gate)) * 1.5957691216057308
+        exponent = gate  # x / (1 + e**-x)
+        if activation == "gelu":  # x / (1 + e**-2u) with u = sqrt(2 / pi) (x + 0.044715 x**3)
+            exponent = s.fma(gate * gate * 0.044715, gate, gate) * 1.5957691216057308
         return gate / (s.exp(s.like(gate, 0.0) - exponent) + 1.0) * up
 
     @emitted(types.void, INTP, INTP, INTP)

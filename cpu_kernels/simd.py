@@ -61,6 +61,7 @@ class V:
 
     @property
     def is_float(self) -> bool:
+        """Whether the lanes are floats."""
         return _element(self.value.type) in (FLOAT, HALF)
 
     def _binary(self, other: "V | int | float", integer: str, floating: str) -> "V":
@@ -139,9 +140,11 @@ class Emitter:
         return self.constant(_element(v.value.type), other, _lanes(v.value.type))
 
     def zero_f32(self) -> V:
+        """Zero in every lane, as floats."""
         return self.constant(FLOAT, 0.0, self.lanes)
 
     def zero_i32(self) -> V:
+        """Zero in every lane, as 32-bit integers."""
         return self.constant(I32, 0, self.lanes)
 
     def splat(self, x: V, lanes: int | None = None) -> V:
@@ -162,10 +165,12 @@ class Emitter:
         return V(self, load)
 
     def store(self, address: V, v: V) -> None:
+        """Write a value to an address of any alignment."""
         store = self.builder.store(v.value, self.builder.inttoptr(address.value, v.value.type.as_pointer()))
         store.align = 1
 
     def load_f32(self, address: V) -> V:
+        """Floats."""
         return self.load(FLOAT, address, self.lanes)
 
     def load_f16(self, address: V) -> V:
@@ -183,6 +188,7 @@ class Emitter:
         return V(self, (self.builder.sext if signed else self.builder.zext)(narrow, self._vector(I32)))
 
     def load_i32(self, address: V) -> V:
+        """32-bit integers."""
         return self.load(I32, address, self.lanes)
 
     def load_bytes(self, address: V) -> V:
@@ -194,9 +200,11 @@ class Emitter:
         return self.bitcast(self.broadcast_i32(address), I8, 4 * self.lanes)
 
     def broadcast_i32(self, address: V) -> V:
+        """One 32-bit integer in every lane."""
         return self.splat(self.load(I32, address))
 
     def broadcast_f32(self, address: V) -> V:
+        """One float in every lane."""
         return self.splat(self.load(FLOAT, address))
 
     # -- arithmetic -----------------------------------------------------------------------------------------------
@@ -208,12 +216,15 @@ class Emitter:
         return self._call_like("llvm.fma", c, [a, b, c])
 
     def minimum(self, a: V, b: V) -> V:
+        """The smaller of two floats, lane by lane."""
         return self._call_like("llvm.minnum", a, [a, b])
 
     def maximum(self, a: V, b: V) -> V:
+        """The larger of two floats, lane by lane."""
         return self._call_like("llvm.maxnum", a, [a, b])
 
     def absolute(self, a: V) -> V:
+        """Floats without their sign."""
         return self._call_like("llvm.fabs", a, [a])
 
     def round_even(self, a: V) -> V:
@@ -221,12 +232,15 @@ class Emitter:
         return (a + 12582912.0) - 12582912.0  # adding 1.5 x 2**23 pushes the fraction out
 
     def to_f32(self, v: V) -> V:
+        """Signed integers as floats."""
         return V(self, self.builder.sitofp(v.value, ir.VectorType(FLOAT, v.value.type.count)))
 
     def to_i32(self, v: V) -> V:
+        """Floats as integers, fractions cut off."""
         return V(self, self.builder.fptosi(v.value, ir.VectorType(I32, v.value.type.count)))
 
     def scalar_to_f32(self, v: V) -> V:
+        """A signed integer as a float."""
         return V(self, self.builder.sitofp(v.value, FLOAT))
 
     def truncate(self, v: V, element: ir.Type) -> V:
@@ -247,6 +261,7 @@ class Emitter:
         return V(self, b.select(inside, then.value, otherwise.value))
 
     def first_lane(self, v: V) -> V:
+        """Lane 0 as a scalar."""
         return V(self, self.builder.extract_element(v.value, ir.Constant(I32, 0)))
 
     def shuffle(self, a: V, b: V, lanes: Sequence[int]) -> V:
@@ -263,6 +278,7 @@ class Emitter:
         return self.first_lane(v)
 
     def bitcast(self, v: V, element: ir.Type, lanes: int) -> V:
+        """The same bits as other elements."""
         return V(self, self.builder.bitcast(v.value, ir.VectorType(element, lanes)))
 
     def as_i16_pairs(self, v: V) -> V:
@@ -270,9 +286,11 @@ class Emitter:
         return self.bitcast(v, I16, 2 * v.value.type.count)
 
     def low_nibbles(self, v: V) -> V:
+        """The low four bits of each byte."""
         return v & 15
 
     def high_nibbles(self, v: V) -> V:
+        """The high four bits of each byte."""
         return self.byte_shift(v, 4) & 15
 
     def byte_shift(self, v: V, bits: int) -> V:

@@ -1,5 +1,7 @@
 """What changes from step to step: the arrays that the records of a program point to, and the KV cache."""
 
+from itertools import pairwise
+
 import numpy as np
 
 BLOCK_TOKENS = 64
@@ -106,7 +108,7 @@ class Step:
         starts = [0, *(np.flatnonzero(np.diff(sequences)) + 1).tolist(), len(sequences)]
         tiles = [
             (first, min(longest, end - first))
-            for start, end in zip(starts, starts[1:], strict=False)
+            for start, end in pairwise(starts)
             for first in range(start, end, longest)
         ]
         self._arrays["tiles"][: len(tiles)] = tiles

@@ -51,7 +51,7 @@ class Architecture(Protocol):
 
 def architecture(name: str, path: str) -> Architecture:
     """The architecture of a file."""
-    from llmrun.runner import gemma3, llama, qwen2, qwen3  # noqa: PLC0415  they import this module
+    from llmrun.runner import gemma3, llama, qwen2, qwen3
 
     known = {"llama": llama, "qwen2": qwen2, "qwen3": qwen3, "gemma3": gemma3}
     if name not in known:

@@ -105,7 +105,7 @@ class _Reader:
 
 
 def _n_vocab(gguf: "GGUFFile") -> int:
-    from llmrun.quant_formats.errors import MissingTensor  # noqa: PLC0415
+    from llmrun.quant_formats.errors import MissingTensor
 
     if "token_embd.weight" not in gguf.tensors:
         raise MissingTensor(f"{gguf.path}: the tensor token_embd.weight is missing; download or convert the file again")

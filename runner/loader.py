@@ -17,7 +17,7 @@ def load_model(
 
     `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set.
     """
-    from llmrun.runner.cpu_model import CPUModel  # noqa: PLC0415  brings LLVM with it
+    from llmrun.runner.cpu_model import CPUModel
 
     return CPUModel(gguf, n_threads or default_threads(), progress, isa)
 

@@ -74,7 +74,8 @@ class _ShapeCheck:
         """Check one length."""
         if found != wanted:
             raise CorruptFile(
-                f"{self.gguf.path}: the tensor {name} has a length of {found} where {wanted} fits; convert the file again"
+                f"{self.gguf.path}: the tensor {name} has a length of {found} where {wanted} fits; "
+                "convert the file again"
             )
 
     def _vector(self, name: str, length: int) -> None:
