@@ -5,6 +5,8 @@ import mmap
 import stat
 from pathlib import Path
 
+import numpy as np
+
 from llmrun.quant_formats.errors import MissingFile, OutOfMemory, TruncatedFile
 
 
@@ -33,3 +35,23 @@ def map_file(path: Path) -> memoryview:
         if error.errno == errno.ENOMEM:
             raise OutOfMemory(f"{path} cannot be mapped: no address space is left; close other programs") from error
         raise MissingFile(f"{path} cannot be read: {error.strerror}") from error
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Give back the memory that reading a mapped array took; the array stays valid and is read again when touched.
+
+    It does nothing on a system that has no such call, where the pages go when memory is short.
+    """
+    view = array
+    while isinstance(view, np.ndarray):
+        view = view.base
+    assert isinstance(view, memoryview)
+    mapping = view.obj
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    assert isinstance(mapping, mmap.mmap)
+    offset = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (offset + array.size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
