@@ -81,7 +81,7 @@ class Repl:
                 print(f"{command} is not a command; /help shows them")
 
     def _answer(self, text: str) -> None:
-        """Stream one answer. An error that concerns this turn only, such as a prompt too long, does not end the chat."""
+        """Stream one answer. An error of this turn, such as a prompt that is too long, does not end the chat."""
         from llmrun.cli.interrupt import Interrupt
         from llmrun.cli.say import say
         from llmrun.cli.stats_line import print_ending

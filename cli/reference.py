@@ -57,7 +57,7 @@ def _default(option: Any) -> str:
 
 def _exit_codes() -> Iterator[str]:
     yield from ("| code | means |", "|---|---|", "| 0 | done |")
-    classes = [errors.LlmrunError, *errors.LlmrunError.__subclasses__()]
+    classes: list[type[errors.LlmrunError]] = [errors.LlmrunError, *errors.LlmrunError.__subclasses__()]
     for error in sorted(classes, key=lambda error: error.exit_code):
         yield f"| {error.exit_code} | {inspect.cleandoc(error.__doc__ or '').splitlines()[0]} |"
     yield f"| {errors.EXIT_INTERRUPTED} | Ctrl-C |"
