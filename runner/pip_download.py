@@ -66,7 +66,7 @@ def _report(line: str, progress: Callable[[float, float], None]) -> None:
 def _last_word(complaints: list[str]) -> str:
     """What pip said was wrong, in one line."""
     if any(sign in line for line in complaints for sign in NO_CONNECTION):
-        return "no package index could be reached; check the network and the index settings of pip"
+        return "the package index could not be reached; check the network and the index settings of pip"
     errors = [line.strip() for line in complaints if line.startswith("ERROR:")]
     lines = errors or [line.strip() for line in complaints if line.strip()]
     return "pip says " + lines[-1] if lines else "pip failed and did not say why"
