@@ -43,6 +43,10 @@ def compile_module(name: str, function: Callable) -> llvm.ModuleRef:
     (result,) = dispatcher.overloads.values()
     module = llvm.parse_assembly(result.library.get_llvm_str())
     module.link_in(llvm.parse_assembly(str(_entry_point(name, result.fndesc.mangled_name, module))))
+    # The mangled names of helpers are unique in one process only, and all kernels are loaded into one.
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != symbol(name):
+            value.linkage = "internal"
     module.verify()
     return module
 

@@ -6,17 +6,30 @@ step (the number of tokens, their positions, where their keys and values are) is
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from llmrun.cpu_kernels import op
 from llmrun.cpu_kernels.activations import LAYOUTS, Layout
+from llmrun.cpu_kernels.buffers import Buffer, place
 from llmrun.cpu_kernels.fields import ATTENTION, EMBED, GATED, MATMUL, NORM, QUANTISE, ROPE
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix
 from llmrun.cpu_kernels.step import Step, attention_scratch_bytes, partial_bytes
 
-_ALIGNMENT = 64
+Value = int | Buffer | Callable[[], int]
+"""What a field holds: a number, or a buffer or a function whose address is known when the program is finished."""
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """One record to be: its kernel, its fields in order, whether the threads meet behind it, and its phase."""
+
+    kernel: str
+    values: dict[str, Value]
+    barrier: bool
+    phase: int
 
 
 class Rows:
@@ -25,30 +38,28 @@ class Rows:
     def __init__(self, builder: "ProgramBuilder", n: int):
         self.n = n
         self.stride = 4 * (-(-n // 16) * 16)
-        self._memory = builder.memory(builder.step.max_tokens * self.stride)
-        self.address = self._memory.ctypes.data
-        self.quantised: dict[str, int] = {}
+        self.floats = Buffer(builder.step.max_tokens * self.stride)
+        self._quantised: dict[str, Buffer] = {}
         self._builder = builder
         self._producer: int | None = None  # the operation whose record says where to quantise
 
     def array(self, n_tokens: int) -> np.ndarray:
-        """The first tokens' rows (n_tokens, n) float32, a view."""
-        return self._memory.view(np.float32).reshape(-1, self.stride // 4)[:n_tokens, : self.n]
+        """The first tokens' rows (n_tokens, n) float32, a view; once the program is finished."""
+        return self.floats.memory().view(np.float32).reshape(-1, self.stride // 4)[:n_tokens, : self.n]
 
     def produced_by(self, operation: int) -> "Rows":
         """Remember the operation that can quantise these rows as it writes them."""
         self._producer = operation
         return self
 
-    def as_layout(self, layout: Layout) -> int:
-        """Address of the rows in a layout; the operation that makes them is told to write it."""
-        if layout.name not in self.quantised:
+    def as_layout(self, layout: Layout) -> Buffer:
+        """The rows in a layout; the operation that makes them is told to write it."""
+        if layout.name not in self._quantised:
             assert self._producer is not None, "nothing quantises these rows"
-            self.quantised[layout.name] = self._builder.allocate(
-                self._builder.step.max_tokens * layout.column_bytes(self.n)
-            )
-            self._builder.set_field(self._producer, layout.name, self.quantised[layout.name])
-        return self.quantised[layout.name]
+            buffer = Buffer(self._builder.step.max_tokens * layout.column_bytes(self.n))
+            self._quantised[layout.name] = buffer
+            self._builder.set_field(self._producer, layout.name, buffer)
+        return self._quantised[layout.name]
 
 
 class ProgramBuilder:
@@ -57,9 +68,9 @@ class ProgramBuilder:
     def __init__(self, weights: Mapping[str, PackedMatrix | np.ndarray], step: Step, n_threads: int):
         self.weights, self.step, self.n_threads = weights, step, n_threads
         self.kernels: dict[str, None] = {}
-        self._operations: list[tuple[str, tuple, dict[str, int | Callable[[], int]], bool]] = []
-        self._memory: list[np.ndarray] = []
-        self._scratch: dict[str, int] = {}
+        self._operations: list[_Operation] = []
+        self._phase = 0  # barriers so far
+        self._scratch: dict[str, Buffer] = {}
         self._kv: tuple[np.ndarray, np.ndarray] | None = None
 
     # -- the vocabulary of architectures ----------------------------------------------------------------------------
@@ -71,7 +82,7 @@ class ProgramBuilder:
         out = Rows(self, matrix.n_columns)
         self._add(
             f"embed-{matrix.format}", EMBED, n_tokens=self.step.address("n_tokens"), tokens=self.step.address("tokens"),
-            table=matrix.file_address, row_bytes=matrix.row_bytes, n_blocks=matrix.n_blocks, out=out.address,
+            table=matrix.file_address, row_bytes=matrix.row_bytes, n_blocks=matrix.n_blocks, out=out.floats,
             out_stride=out.stride, scale=op.float_word(scale),
         )  # fmt: skip
         return out
@@ -83,7 +94,7 @@ class ProgramBuilder:
 
     def add_norm(self, x: Rows, y: Rows, weight: str, eps: float) -> None:
         """x += RMS norm of y."""
-        self._norm(y, weight, eps, out=None, residual=x.address, of_logits=False)
+        self._norm(y, weight, eps, out=None, residual=x.floats, of_logits=False)
 
     def matmul(self, x: Rows, *names: str, of_logits: bool = False) -> tuple[Rows, ...]:
         """The product of the rows with each matrix."""
@@ -101,8 +112,8 @@ class ProgramBuilder:
         out = Rows(self, gate.n)
         return out.produced_by(
             self._add(
-                f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.address,
-                gate_stride=gate.stride, up=up.address, up_stride=up.stride, out=out.address, out_stride=out.stride,
+                f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.floats,
+                gate_stride=gate.stride, up=up.floats, up_stride=up.stride, out=out.floats, out_stride=out.stride,
                 n=gate.n, q32=0, q256=0, f32=0,
             )
         )  # fmt: skip
@@ -114,33 +125,33 @@ class ProgramBuilder:
     ) -> Rows:  # fmt: skip
         """Rotary embedding (with QK norms and biases where named), the KV cache, and attention over it."""
         step, out = self.step, Rows(self, n_heads * head_dim)
-        place = {
+        where = {
             "positions": step.address("positions"), "sequences": step.address("sequences"),
             "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
             "k_cache": lambda: self._kv_address(0, layer), "v_cache": lambda: self._kv_address(1, layer),
             "n_kv_heads": n_kv_heads,
-            "q": q.address, "q_stride": q.stride,
+            "q": q.floats, "q_stride": q.stride,
         }  # fmt: skip
         self._add(
-            "rope", ROPE, n_tokens=step.address("n_tokens"), k=k.address, k_stride=k.stride, v=v.address,
+            "rope", ROPE, n_tokens=step.address("n_tokens"), k=k.floats, k_stride=k.stride, v=v.floats,
             v_stride=v.stride, n_heads=n_heads, head_dim=head_dim, q_bias=self._vector(q_bias),
             k_bias=self._vector(k_bias), v_bias=self._vector(v_bias), q_norm=self._vector(q_norm),
             k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles), rope_dim=rope_dim,
-            paired=int(paired), scale=op.float_word(scale), **place,
+            paired=int(paired), scale=op.float_word(scale), **where,
         )  # fmt: skip
         scratch = attention_scratch_bytes(head_dim)
         fields = {
             "tiles": step.address("tiles"), "n_tiles": step.address("n_tiles"), "spread": step.address("spread"),
-            "out": out.address, "out_stride": out.stride, "group": n_heads // n_kv_heads, "window": window,
+            "out": out.floats, "out_stride": out.stride, "group": n_heads // n_kv_heads, "window": window,
             "scratch": self._shared("scratch", scratch * self.n_threads), "scratch_stride": scratch,
-            "partials": lambda: self._shared("partials", partial_bytes(head_dim, self._n_blocks, self.n_threads)),
-            "max_blocks": lambda: self._n_blocks, **place,
+            "partials": self._shared("partials", partial_bytes(head_dim, step.max_blocks, self.n_threads)),
+            "max_blocks": step.max_blocks, **where,
         }  # fmt: skip
         self._add(f"attention-{head_dim}", ATTENTION, **fields)
         self._add(f"merge-{head_dim}", ATTENTION, **fields)
         return out.produced_by(
             self._add(
-                "quantise", QUANTISE, n_tokens=step.address("n_tokens"), x=out.address, x_stride=out.stride, n=out.n,
+                "quantise", QUANTISE, n_tokens=step.address("n_tokens"), x=out.floats, x_stride=out.stride, n=out.n,
                 q32=0, q256=0, f32=0,
             )
         )  # fmt: skip
@@ -153,57 +164,59 @@ class ProgramBuilder:
         `kv` holds the keys and values, each (n_layers, n_blocks, block bytes / 2) uint16.
         """
         self._kv = kv
+        place(
+            {
+                value
+                for operation in self._operations
+                for value in operation.values.values()
+                if isinstance(value, Buffer)
+            }
+        )
         program = np.zeros((len(self._operations), op.RECORD_WORDS), np.int64)
-        for record, (kernel, fields, values, barrier) in zip(program, self._operations, strict=True):
-            assert set(values) == set(fields._fields), set(values) ^ set(fields._fields)  # type: ignore[attr-defined]
-            record[op.KERNEL], record[op.BARRIER] = library.address(kernel), barrier
-            for i, name in enumerate(fields._fields):  # type: ignore[attr-defined]
-                value = values[name]
-                record[op.FIRST_FIELD + i] = value() if callable(value) else value
+        for record, operation in zip(program, self._operations, strict=True):
+            record[op.KERNEL], record[op.BARRIER] = library.address(operation.kernel), operation.barrier
+            for i, value in enumerate(operation.values.values()):
+                record[op.FIRST_FIELD + i] = self._word(value)
         return program
 
-    def set_field(self, operation: int, name: str, value: int) -> None:
+    @staticmethod
+    def _word(value: "Value") -> int:
+        if isinstance(value, Buffer):
+            return value.address
+        return value() if callable(value) else value
+
+    def set_field(self, operation: int, name: str, buffer: Buffer) -> None:
         """Change a field of an operation that was added before."""
-        self._operations[operation][2][name] = value
-
-    def allocate(self, n_bytes: int) -> int:
-        """Address of zeroed memory that lives as long as the builder."""
-        return self.memory(n_bytes).ctypes.data
-
-    def memory(self, n_bytes: int) -> np.ndarray:
-        """Zeroed bytes on a cache line of their own, which live as long as the builder."""
-        memory = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
-        self._memory.append(memory)
-        start = -memory.ctypes.data % _ALIGNMENT
-        return memory[start : start + n_bytes]
-
-    @property
-    def _n_blocks(self) -> int:
-        assert self._kv is not None
-        return min(self._kv[0].shape[1], self.step.max_blocks)
+        added = self._operations[operation]
+        added.values[name] = buffer
+        buffer.used(added.phase)
 
     def _kv_address(self, which: int, layer: int) -> int:
         assert self._kv is not None
         return self._kv[which][layer].ctypes.data
 
-    def _shared(self, name: str, n_bytes: int) -> int:
+    def _shared(self, name: str, n_bytes: int) -> Buffer:
         """Scratch memory that operations of one name use one after the other."""
-        key = f"{name}-{n_bytes}"
-        if key not in self._scratch:
-            self._scratch[key] = self.allocate(n_bytes)
-        return self._scratch[key]
+        return self._scratch.setdefault(f"{name}-{n_bytes}", Buffer(n_bytes))
 
-    def _add(self, kernel: str, fields: tuple, *, barrier: bool = True, **values: int | Callable[[], int]) -> int:
+    def _add(self, kernel: str, fields: tuple, *, barrier: bool = True, **values: Value) -> int:
+        assert set(values) == set(fields._fields), set(values) ^ set(fields._fields)  # type: ignore[attr-defined]
         self.kernels[kernel] = None
-        self._operations.append((kernel, fields, values, barrier))
+        self._operations.append(
+            _Operation(kernel, {name: values[name] for name in fields._fields}, barrier, self._phase)
+        )  # type: ignore[attr-defined]
+        for value in values.values():
+            if isinstance(value, Buffer):
+                value.used(self._phase)
+        self._phase += barrier
         return len(self._operations) - 1
 
     def _norm(self, x: Rows, weight: str, eps: float, *, out: Rows | None, residual: int, of_logits: bool) -> int:
         return self._add(
             "norm", NORM, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
-            rows=self.step.address("logit_rows") if of_logits else 0, x=x.address, x_stride=x.stride,
+            rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,
             weight=self._vector(weight), eps=op.float_word(eps), n=x.n, residual=residual,
-            out=out.address if out else 0, out_stride=out.stride if out else x.stride, q32=0, q256=0, f32=0,
+            out=out.floats if out else 0, out_stride=out.stride if out else x.stride, q32=0, q256=0, f32=0,
             barrier=out is not None,
         )  # fmt: skip
 
@@ -213,7 +226,7 @@ class ProgramBuilder:
         self._add(
             f"matmul-{matrix.format}", MATMUL, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
             weights=matrix.address, n_panels=matrix.n_panels, n_blocks=matrix.n_blocks,
-            x=x.as_layout(LAYOUTS[matrix.layout]), out=out.address, out_stride=out.stride, accumulate=int(accumulate),
+            x=x.as_layout(LAYOUTS[matrix.layout]), out=out.floats, out_stride=out.stride, accumulate=int(accumulate),
             barrier=barrier,
         )  # fmt: skip
 
