@@ -14,18 +14,36 @@ The team shares a control block of words, each on a cache line of its own:
 from collections.abc import Callable
 
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.memory import call_kernel, fetch_add, load_atomic, load_word, pause, store_atomic
+from llmrun.cpu_kernels.memory import (
+    call_kernel,
+    fetch_add,
+    load_atomic,
+    load_word,
+    pause,
+    store_atomic,
+    yield_thread,
+)
 from llmrun.cpu_kernels.op import BARRIER, KERNEL, RECORD_BYTES
 
 LINE = 64
 ARRIVED, ROUND, PROGRAM, N_OPS, SENT, STOP, STATE = (LINE * i for i in range(7))
 RUNNING, ASLEEP = 0, 1
-SPINS = 20_000  # pauses before a waiting thread goes to sleep: about a millisecond
+SPINS = 1_000  # pauses before a waiting thread offers its processor to others: some ten microseconds
+YIELDS = 4_000  # offers before it goes to sleep: a few milliseconds
 
 
 def control_words(n_threads: int) -> int:
     """Size of the control block in words."""
     return (STATE + LINE * n_threads) // 8
+
+
+@device
+def wait(spins):
+    """Pass a moment of waiting; where threads share a processor, the one that is waited for has to get its turn."""
+    if spins < SPINS:
+        pause()
+    else:
+        yield_thread()
 
 
 @device
@@ -36,8 +54,10 @@ def meet(control, n_threads):
         store_atomic(control + ARRIVED, 0)
         store_atomic(control + ROUND, now + 1)
     else:
+        spins = 0
         while load_atomic(control + ROUND) == now:
-            pause()
+            wait(spins)
+            spins += 1
 
 
 @device
@@ -93,8 +113,8 @@ def build_work() -> Callable:
                 interpret(control, thread, n_threads)
                 store_atomic(state + 8, seen)
                 spins = 0
-            elif spins < SPINS:
-                pause()
+            elif spins < SPINS + YIELDS:
+                wait(spins)
                 spins += 1
             else:
                 store_atomic(state, ASLEEP)

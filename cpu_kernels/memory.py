@@ -129,3 +129,16 @@ def pause(_context):
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def yield_thread(_context):
+    """Let another thread run on this processor, if one is waiting for it."""
+
+    def generate(context, builder, _signature, _arguments):
+        name = "SwitchToThread" if "windows" in builder.module.triple else "sched_yield"
+        signature = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
