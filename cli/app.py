@@ -1,6 +1,5 @@
 """The command `llmrun`: its subcommands, and the one place where errors become a line and an exit code."""
 
-import errno
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from llmrun.cli.pull import pull
 from llmrun.cli.run import run
 from llmrun.cli.say import one_line
 from llmrun.cli.show import show
+from llmrun.cli.standard_output import ReaderLeft, write
 from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def _exit_code(arguments: list[str]) -> int:
     _speak_utf8()
     try:
         status = app(arguments or ["--help"], prog_name="llmrun", standalone_mode=False)
-        sys.stdout.flush()  # a broken pipe shows here, not after the last line of Python
+        write("")  # a reader that left shows here, not after the last line of Python
         return status if isinstance(status, int) else 0
     except LlmrunError as error:
         return _fail(str(error), error.exit_code)
@@ -68,10 +68,8 @@ def _exit_code(arguments: list[str]) -> int:
         return _fail("out of memory; try a smaller model or a shorter --ctx", OutOfMemory.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-    except OSError as error:
-        if not _is_broken_pipe(error):
-            raise
-        # whoever read our output has what they wanted; without this Python complains once more when it closes stdout
+    except ReaderLeft:
+        # or Python complains when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -79,11 +77,6 @@ def _exit_code(arguments: list[str]) -> int:
 def _fail(message: str, exit_code: int) -> int:
     print(f"llmrun: error: {one_line(message)}", file=sys.stderr, flush=True)
     return exit_code
-
-
-def _is_broken_pipe(error: OSError) -> bool:
-    # Windows says EINVAL for a write to a pipe that nobody reads
-    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
 
 
 def _speak_utf8() -> None:

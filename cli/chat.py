@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmrun.cli.options import GenerateOptions, Model, with_generate_options
+from llmrun.cli.standard_output import write
 from llmrun.quant_formats.errors import LlmrunError, UsageError
 
 if TYPE_CHECKING:
@@ -39,16 +40,20 @@ def chat(model: Model, *, options: GenerateOptions) -> None:
                 raise UsageError("the model has no chat template, so --system has no place; put it into the text")
             say("this is a base model without a chat template: it continues your text rather than answer it")
         conversation = engine.chat(system=options.system, params=params, raw=options.raw)
-        Repl(engine, conversation, Terminal(), options.stats).run()
+        has_system = engine.chat_template is not None and not options.raw
+        Repl(engine, conversation, Terminal(), has_system, options.stats).run()
 
 
 class Repl:
     """Reads what the user types, and either obeys it or sends it to the model."""
 
-    def __init__(self, engine: "Engine", conversation: "Chat", terminal: "Terminal", with_stats: bool) -> None:
+    def __init__(
+        self, engine: "Engine", conversation: "Chat", terminal: "Terminal", has_system: bool, with_stats: bool
+    ) -> None:
         self.engine = engine
         self.conversation = conversation
         self.terminal = terminal
+        self.has_system = has_system  # whether there is a place for instructions
         self.with_stats = with_stats
 
     def run(self) -> None:
@@ -69,8 +74,8 @@ class Repl:
             case "/clear":
                 self.conversation.clear()
             case "/system":
-                if text and self.engine.chat_template is None:
-                    print("the model has no chat template, so there is no place for instructions")
+                if not self.has_system:
+                    print("without a chat template there is no place for instructions")
                     return
                 self.conversation.clear()
                 self.conversation.system = text or None
@@ -87,16 +92,15 @@ class Repl:
         from llmrun.cli.stats_line import print_ending
 
         try:
-            with Interrupt() as interrupt:
-                generation = self.conversation.send(text)
+            generation = self.conversation.send(text)
+            with Interrupt(generation.cancel):
                 for piece in generation:
-                    sys.stdout.write(piece.text)
-                    sys.stdout.flush()
-                    if interrupt.is_asked:
-                        generation.cancel()
-                        break
+                    write(piece.text)
         except LlmrunError as error:
             say(f"error: {error}")
+            return
+        except KeyboardInterrupt:  # before the answer began, or a second one
+            print()
             return
         print()
         print_ending(generation, self.engine, self.with_stats)

@@ -1,18 +1,19 @@
-"""Ctrl-C while an answer is streamed: the first one asks for a stop between two tokens, the second one insists."""
+"""Ctrl-C while an answer is streamed: the first one asks for an end, the second one insists."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """`with Interrupt() as interrupt:` and look at `interrupt.is_asked` between tokens.
+    """`with Interrupt(generation.cancel):` calls it at the first Ctrl-C, so that the step in progress is completed.
 
-    A KeyboardInterrupt in the middle of a step could leave the engine with half of it done; a second Ctrl-C raises one
-    all the same, for a step that does not end.
+    The second Ctrl-C raises KeyboardInterrupt, for a step that does not end.
     """
 
-    def __init__(self) -> None:
-        self.is_asked = False
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._is_asked = False
 
     def __enter__(self) -> "Interrupt":
         self._before = signal.signal(signal.SIGINT, self._handle)
@@ -22,6 +23,7 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._before)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.is_asked:
+        if self._is_asked:
             raise KeyboardInterrupt
-        self.is_asked = True
+        self._is_asked = True
+        self._cancel()

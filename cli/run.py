@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli.options import GenerateOptions, Model, with_generate_options
+from llmrun.cli.standard_output import write
 from llmrun.quant_formats.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -52,12 +53,10 @@ def print_answer(generation: "Generation") -> None:
     ends_line = True
     for piece in generation:
         if piece.text:
-            sys.stdout.write(piece.text)
-            sys.stdout.flush()
+            write(piece.text)
             ends_line = piece.text.endswith("\n")
     if not ends_line:
-        sys.stdout.write("\n")
-    sys.stdout.flush()
+        write("\n")
 
 
 def read_stdin() -> str | None:

@@ -20,7 +20,12 @@ def print_ending(generation: "Generation", engine: "Engine", with_stats: bool) -
 def stats_line(generation: "Generation") -> str:
     """Token counts, speeds and the time to the first token, in one line."""
     stats = generation.stats
-    line = f"prompt {stats.n_prompt} tokens"
-    if stats.n_cached:
-        line += f" ({stats.n_cached} from the cache)"
-    return f"{line}, TODO"
+    cached = f" + {stats.n_cached} from the cache" if stats.n_cached else ""
+    parts = [f"prompt {stats.n_prompt - stats.n_cached} tokens{cached}, {_rate(stats.prefill_tokens_per_second)}"]
+    parts.append(f"answer {stats.n_generated} tokens, {_rate(stats.decode_tokens_per_second)}")
+    parts.append(f"{stats.decode_ms_per_token:.2f} ms/token; first token after {stats.t_first_token:.3f} s")
+    return "; ".join(parts)
+
+
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:.1f} tok/s"
