@@ -1,0 +1,1 @@
+"""What goes where: measure, plan, place."""
