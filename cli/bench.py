@@ -32,8 +32,8 @@ def bench(  # noqa: PLR0917 - every one is an option
 ) -> None:
     """Measure prefill and decode: tokens per second, bytes per second, share of the memory's read bandwidth.
 
-    Takes the best of three runs. A decoded token reads every weight once for the whole batch and the keys and values
-    of its own sequence.
+    Takes the best of three runs. A step of decoding reads every weight once, and the keys and values of each sequence;
+    where some layers have a sliding window, all are counted with it, so the bytes are a lower bound.
     """
     from llmrun.cli.loading import model_path
     from llmrun.cli.model_facts import ModelFacts
@@ -41,7 +41,7 @@ def bench(  # noqa: PLR0917 - every one is an option
     from llmrun.cpu_kernels.bandwidth import read_bandwidth
     from llmrun.quant_formats.errors import ContextTooLong
     from llmrun.quant_formats.gguf_file import GGUFFile
-    from llmrun.runner.loader import load_model
+    from llmrun.runner.loader import default_threads, load_model
     from llmrun.runner.speed import SpeedTest
 
     gguf = GGUFFile.open(model_path(model))
@@ -59,8 +59,9 @@ def bench(  # noqa: PLR0917 - every one is an option
         decode = min(test.decode(depth, tokens) for _ in range(REPEATS)) / tokens
     finally:
         loaded.close()
-    roof = read_bandwidth(threads)
-    read = facts.read_bytes + batch * facts.kv_bytes(depth + tokens // 2)
+    roof = read_bandwidth(threads or default_threads())
+    seen = min(depth + tokens // 2, facts.sliding_window or longest)
+    read = facts.read_bytes + batch * facts.kv_bytes(seen)
     result = {
         "prefill_tokens_per_second": prompt / prefill,
         "decode_tokens_per_second": batch / decode,
