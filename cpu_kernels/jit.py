@@ -5,6 +5,7 @@ into one object file with the C symbol `llmrun_<name>`; `library.py` keeps these
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import llvmlite.binding as llvm
 import numba
@@ -16,7 +17,12 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.target import symbol, target_machine
 
 # No fastmath: the order of float operations is part of what a kernel promises. error_model keeps exceptions out.
-FLAGS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 KERNEL = types.void(types.intp, types.intp, types.intp)
 

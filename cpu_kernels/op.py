@@ -6,13 +6,14 @@ the order of its fields. Addresses and sizes are plain integers; a float is kept
 
 import struct
 from collections import namedtuple
+from typing import Any
 
 RECORD_WORDS = 32
 RECORD_BYTES = 8 * RECORD_WORDS
 KERNEL, BARRIER, FIRST_FIELD = 0, 1, 2
 
 
-def fields(names: str) -> tuple:
+def fields(names: str) -> Any:
     """Offsets in bytes of a kernel's fields in a record, as a named tuple, which Numba takes as constants.
 
     >>> F = fields("source target")
@@ -21,7 +22,7 @@ def fields(names: str) -> tuple:
     """
     words = names.split()
     assert len(words) <= RECORD_WORDS - FIRST_FIELD, words
-    return namedtuple("Fields", words)(*(8 * (FIRST_FIELD + i) for i in range(len(words))))
+    return namedtuple("Fields", words)._make(8 * (FIRST_FIELD + i) for i in range(len(words)))
 
 
 def float_word(x: float) -> int:

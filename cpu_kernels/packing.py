@@ -63,7 +63,7 @@ def pack(team: Team, tensor: Tensor) -> PackedMatrix:
     program = np.zeros((1, RECORD_WORDS), np.int64)
     program[0, 0] = team.library.address(f"pack-{tensor.format.name}")
     values = {"source": tensor.data.ctypes.data, "target": packed.ctypes.data, "n_rows": rows, "n_blocks": blocks}
-    program[0, FIRST_FIELD : FIRST_FIELD + len(values)] = [values[name] for name in PACK._fields]  # type: ignore[attr-defined]
+    program[0, FIRST_FIELD : FIRST_FIELD + len(values)] = [values[name] for name in PACK._fields]
     team.run(program)
     return PackedMatrix(tensor.format.name, rows, columns, blocks, panels, packed, tensor)
 

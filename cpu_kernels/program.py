@@ -7,6 +7,7 @@ step (the number of tokens, their positions, where their keys and values are) is
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,7 @@ class ProgramBuilder:
     ) -> Rows:  # fmt: skip
         """Rotary embedding (with QK norms and biases where named), the KV cache, and attention over it."""
         step, out = self.step, Rows(self, n_heads * head_dim)
-        where = {
+        where: dict[str, Any] = {
             "positions": step.address("positions"), "sequences": step.address("sequences"),
             "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
             "k_cache": lambda: self._kv_address(0, layer), "v_cache": lambda: self._kv_address(1, layer),
@@ -140,7 +141,7 @@ class ProgramBuilder:
             paired=int(paired), scale=op.float_word(scale), **where,
         )  # fmt: skip
         scratch = attention_scratch_bytes(head_dim)
-        fields = {
+        fields: dict[str, Any] = {
             "tiles": step.address("tiles"), "n_tiles": step.address("n_tiles"), "spread": step.address("spread"),
             "out": out.floats, "out_stride": out.stride, "group": n_heads // n_kv_heads, "window": window,
             "scratch": self._shared("scratch", scratch * self.n_threads), "scratch_stride": scratch,
@@ -199,19 +200,21 @@ class ProgramBuilder:
         """Scratch memory that operations of one name use one after the other."""
         return self._scratch.setdefault(f"{name}-{n_bytes}", Buffer(n_bytes))
 
-    def _add(self, kernel: str, fields: tuple, *, barrier: bool = True, **values: Value) -> int:
-        assert set(values) == set(fields._fields), set(values) ^ set(fields._fields)  # type: ignore[attr-defined]
+    def _add(self, kernel: str, fields: Any, *, barrier: bool = True, **values: Any) -> int:
+        assert set(values) == set(fields._fields), set(values) ^ set(fields._fields)
         self.kernels[kernel] = None
         self._operations.append(
             _Operation(kernel, {name: values[name] for name in fields._fields}, barrier, self._phase)
-        )  # type: ignore[attr-defined]
+        )
         for value in values.values():
             if isinstance(value, Buffer):
                 value.used(self._phase)
         self._phase += barrier
         return len(self._operations) - 1
 
-    def _norm(self, x: Rows, weight: str, eps: float, *, out: Rows | None, residual: int, of_logits: bool) -> int:
+    def _norm(
+        self, x: Rows, weight: str, eps: float, *, out: Rows | None, residual: Buffer | int, of_logits: bool
+    ) -> int:
         return self._add(
             "norm", NORM, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
             rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,

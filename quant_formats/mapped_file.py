@@ -42,7 +42,7 @@ def forget_pages(array: np.ndarray) -> None:
 
     It does nothing on a system that has no such call, where the pages go when memory is short.
     """
-    view = array
+    view: object = array
     while isinstance(view, np.ndarray):
         view = view.base
     assert isinstance(view, memoryview)

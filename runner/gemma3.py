@@ -1,5 +1,7 @@
 """Gemma 3 (text): norms before and after each part, QK norm, five layers with a sliding window to one without."""
 
+from math import sqrt
+
 from llmrun.runner.architecture import Builder
 from llmrun.runner.config import ModelConfig
 
@@ -36,5 +38,5 @@ def build(b: Builder, config: ModelConfig) -> object:
 def _query_scale(config: ModelConfig) -> float:
     """1 / sqrt(head_dim); the 27B model was trained with 1 / sqrt(n_embd / n_heads)."""
     if config.n_layers == _LAYERS_OF_27B:
-        return (config.n_embd / config.n_heads) ** -0.5
-    return config.head_dim**-0.5
+        return 1 / sqrt(config.n_embd / config.n_heads)
+    return 1 / sqrt(config.head_dim)
