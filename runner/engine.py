@@ -1,0 +1,252 @@
+"""What runs everything: the chat loop, one-shot runs and the Python API all drive an engine."""
+
+import os
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from llmrun.quant_formats.errors import ContextTooLong, LlmrunError, PromptTooLong, UsageError
+from llmrun.runner.batch import Batch
+from llmrun.runner.block_table import BlockTable
+from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.generation import Generation
+from llmrun.runner.kv_cache import KVCache, blocks_for
+from llmrun.runner.model import Model
+from llmrun.runner.sampler import SamplingParams
+from llmrun.runner.scheduler import TOKENS_PER_STEP, Chunk, Scheduler
+from llmrun.runner.sequence import Sequence
+from llmrun.runner.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llmrun.runner.chat import Chat
+
+DEFAULT_CONTEXT = 4096  # tokens; a model that knows more gets more on request, because the memory is reserved at once
+
+
+class Engine:
+    """A model, its tokenizer and its KV cache, shared by any number of generations and chats.
+
+        with Engine.load("smollm2") as engine:
+            for piece in engine.generate("The sky is", SamplingParams(max_tokens=20)):
+                print(piece.text, end="", flush=True)
+
+    An engine belongs to one thread. It only works while somebody reads one of its generations.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None = None,
+        n_ctx: int | None = None,
+        n_parallel: int = 1,
+        tokens_per_step: int = TOKENS_PER_STEP,
+    ) -> None:
+        """Reserve the KV cache; see `load` for the parameters and errors."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.n_ctx = context_size(n_ctx, model.config.n_ctx_train)
+        self._kv_cache = KVCache(n_parallel * blocks_for(self.n_ctx))
+        self._scheduler = Scheduler(self._kv_cache, tokens_per_step)
+        self._is_busy = False
+        model.allocate_kv(self._kv_cache.n_blocks)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str],
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        progress: Callable[[str, float, float], None] | None = None,
+        isa: str | None = None,
+        n_parallel: int = 1,
+    ) -> Self:
+        """Load a model by the path of its GGUF file or by its name in `models.toml`.
+
+        n_ctx: most tokens of a prompt with its answer; by default what the model was trained on, at most 4,096.
+        n_threads: by default the processors that this process may use.
+        progress: called with what is being done, how much of it is done, and how much there is.
+        isa: forces an instruction set; by default the best that this processor has.
+        n_parallel: full contexts that the cache has room for; shorter sequences share them freely.
+
+        Raises ModelFileError or UnsupportedModel for the file, ContextTooLong if n_ctx is more than the model was
+        trained on, OutOfMemory before anything is allocated.
+        """
+        from llmrun.quant_formats.gguf_file import GGUFFile
+        from llmrun.runner.architecture import architecture
+        from llmrun.runner.config import ModelConfig
+        from llmrun.runner.loader import load_model
+        from llmrun.runner.memory import check_memory
+        from llmrun.runner.registry import resolve
+
+        path = resolve(model, progress)
+        with GGUFFile.open(path) as gguf:
+            architecture(gguf.architecture, str(path))  # the first thing to know about a file that cannot be run
+            config = ModelConfig.from_gguf(gguf)
+            n_ctx = context_size(n_ctx, config.n_ctx_train)
+            weight_bytes = sum(tensor.n_bytes for tensor in gguf.tensors.values())
+            check_memory(weight_bytes, n_parallel * n_ctx * config.kv_bytes_per_token())
+            tokenizer = Tokenizer.from_gguf(gguf.metadata)
+            template = ChatTemplate.from_gguf(gguf.metadata)
+            loaded = load_model(gguf, n_threads, progress, isa)
+        try:
+            return cls(loaded, tokenizer, template, n_ctx, n_parallel)
+        except BaseException:
+            loaded.close()
+            raise
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a prompt: special tokens written in it become their ids, and BOS comes first where the model wants it.
+
+        A prompt that begins with BOS already, as those of many chat templates do, gets no second one. There is never an
+        EOS at the end, because the text is to go on.
+        """
+        ids = self.tokenizer.encode(text, add_special=False)
+        bos = self.tokenizer.bos_id
+        if not self.tokenizer.adds_bos or bos is None or ids[:1] == [bos]:
+            return ids
+        return [bos, *ids]
+
+    def generate(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> Generation:
+        """Continue a text or ids as they are, without a chat template.
+
+        Raises PromptTooLong if the prompt leaves no room for an answer, UsageError if it is empty.
+        """
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        return self.submit(ids, params or SamplingParams())
+
+    def chat(self, system: str | None = None, params: SamplingParams | None = None, raw: bool = False) -> "Chat":
+        """Begin a conversation; `raw` goes without the model's chat template."""
+        from llmrun.runner.chat import Chat
+
+        return Chat(self, system, params or SamplingParams(), raw)
+
+    def submit(self, prompt: SequenceOf[int], params: SamplingParams, table: BlockTable | None = None) -> Generation:
+        """Queue a request.
+
+        A block table that is passed in belongs to the caller: what it holds of the prompt is used, and it keeps what
+        is computed. No other request may be using it.
+        """
+        self._check_request(prompt, params)
+        sequence = Sequence(
+            prompt, params, self.tokenizer, self.n_ctx, table or self.new_table(), keeps_table=table is not None
+        )
+        self._scheduler.add(sequence)
+        return Generation(self, sequence)
+
+    def new_table(self) -> BlockTable:
+        """Make a block table that holds nothing yet, for `submit`."""
+        return BlockTable(self._kv_cache)
+
+    def release(self, table: BlockTable) -> None:
+        """Free what a block table holds; no request may be using it."""
+        self._kv_cache.unpark(table)
+        table.release()
+
+    def step(self) -> None:
+        """Compute a token of every sequence that decodes, and a chunk of the prompts."""
+        self.drop_ended()
+        self._is_busy = True
+        try:
+            chunks = self._scheduler.schedule()
+            if chunks:
+                logits = self.model.forward(batch_of(chunks))
+                self._postprocess(chunks, logits)
+        finally:
+            self._is_busy = False
+        self.drop_ended()
+
+    def drop_ended(self) -> None:
+        """Take out the sequences that ended or were cancelled; in the middle of a step, leave it to the step's end."""
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            for sequence in self._scheduler.sequences:
+                if sequence.finish_reason is not None or sequence.cancel_asked:
+                    self._scheduler.finish(sequence, sequence.finish_reason or "cancelled")
+        finally:
+            self._is_busy = False
+
+    def close(self) -> None:
+        """End what is still running and give everything back; the engine cannot be used afterwards."""
+        for sequence in self._scheduler.sequences:
+            sequence.cancel_asked = True
+        self.drop_ended()
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _postprocess(self, chunks: list[Chunk], logits: np.ndarray) -> None:
+        """Record what was computed, and choose the next id of each sequence that has no token pending.
+
+        logits is (n_logit_rows, n_vocab). If Ctrl-C comes in between, what is not recorded is computed again.
+        """
+        row = 0
+        for chunk in chunks:
+            sequence = chunk.sequence
+            computed = sequence.tokens[sequence.n_computed :][: chunk.n_tokens]
+            if chunk.n_tokens == sequence.n_pending:
+                try:
+                    sequence.append(sequence.sampler.sample(logits[row], sequence.tokens))
+                except LlmrunError as error:  # of this request only
+                    sequence.error, sequence.finish_reason = error, "error"
+                row += 1
+            sequence.table.extend(computed)
+
+    def _check_request(self, prompt: SequenceOf[int], params: SamplingParams) -> None:
+        n_vocab = self.model.config.n_vocab
+        if len(prompt) == 0:
+            raise UsageError("the prompt is empty; give at least one word")
+        if len(prompt) >= self.n_ctx:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens and leaves no room for an answer in a context of {self.n_ctx}; "
+                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})"
+            )
+        if not all(0 <= token < n_vocab for token in prompt):
+            raise UsageError(f"the prompt has ids outside of the vocabulary of {n_vocab}")
+        if any(token >= n_vocab for token in params.logit_bias):
+            raise UsageError(f"logit_bias names ids outside of the vocabulary of {n_vocab}")
+
+
+def context_size(n_ctx: int | None, n_ctx_train: int) -> int:
+    """Tokens of context: what is asked for, checked, or the default."""
+    if n_ctx is None:
+        return min(n_ctx_train, DEFAULT_CONTEXT)
+    if n_ctx < 2:
+        raise UsageError(f"a context of {n_ctx} tokens holds no prompt with an answer; ask for 2 or more")
+    if n_ctx > n_ctx_train:
+        raise ContextTooLong(
+            f"a context of {n_ctx} tokens is more than the {n_ctx_train} that the model was trained on; ask for less"
+        )
+    return n_ctx
+
+
+def batch_of(chunks: SequenceOf[Chunk]) -> Batch:
+    """Lay the chunks of a step out as arrays; logits are wanted of the last token of each sequence that gets that far."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    rows: list[int] = []
+    logit_rows: list[int] = []
+    tables = np.full((len(chunks), max(len(chunk.sequence.table.blocks) for chunk in chunks)), -1, np.int32)
+    for row, chunk in enumerate(chunks):
+        sequence, n = chunk.sequence, chunk.n_tokens
+        first = sequence.n_computed
+        tokens += sequence.tokens[first : first + n]
+        positions += range(first, first + n)
+        rows += [row] * n
+        tables[row, : len(sequence.table.blocks)] = sequence.table.blocks
+        if n == sequence.n_pending:
+            logit_rows.append(len(tokens) - 1)
+    arrays = (np.array(values, np.int32) for values in (tokens, positions, rows))
+    return Batch(*arrays, tables, np.array(logit_rows, np.int32))

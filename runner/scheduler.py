@@ -1,0 +1,96 @@
+"""Decides what the next step computes."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from llmrun.runner.kv_cache import KVCache
+from llmrun.runner.sequence import FinishReason, Sequence
+
+TOKENS_PER_STEP = 512  # enough for full speed in prefill, few enough that decoding sequences do not wait long
+MAX_SEQUENCES = 64  # in flight; each has a row of logits, 1 MB for a vocabulary of 262,144
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `n_tokens` pending tokens of a sequence."""
+
+    sequence: Sequence
+    n_tokens: int
+
+
+class Scheduler:
+    """Continuous batching: sequences join and leave between any two steps, and a long prompt is computed in chunks.
+
+    First come, first served. When the cache is full the youngest sequence gives its blocks back and is computed again
+    later, which changes its speed but not its text. The oldest always goes on, so that all of them end.
+    """
+
+    def __init__(self, kv_cache: KVCache, tokens_per_step: int = TOKENS_PER_STEP) -> None:
+        self._kv_cache = kv_cache
+        self._tokens_per_step = tokens_per_step
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []  # oldest first
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All sequences that are not finished, oldest first."""
+        return [*self._running, *self._waiting]
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self._waiting.append(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """Plan a step and reserve its blocks: decoding sequences first, prompts with what is left of the budget.
+
+        Returns no chunk only if there is no sequence.
+        """
+        self._admit()
+        planned: dict[Sequence, int] = {}
+        budget = self._tokens_per_step
+        for sequence in sorted(self._running, key=lambda s: s.n_pending > 1):
+            if budget == 0:
+                break
+            # an earlier one in this loop may have taken its blocks
+            if sequence in self._running and self._make_room(sequence, planned):
+                planned[sequence] = min(sequence.n_pending, budget)
+                budget -= planned[sequence]
+        return [Chunk(sequence, n_tokens) for sequence, n_tokens in planned.items()]
+
+    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Take a sequence out, and free its blocks or leave them to its next turn."""
+        sequence.finish_reason = reason
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        if sequence.keeps_table:
+            self._kv_cache.park(sequence.table)
+        else:
+            sequence.table.release()
+
+    def _admit(self) -> None:
+        """Let waiting sequences in, as long as there are blocks for all they have to compute now."""
+        while self._waiting and len(self._running) < MAX_SEQUENCES:
+            sequence = self._waiting[0]
+            table = sequence.table
+            self._kv_cache.unpark(table)
+            sequence.start()
+            if table.missing_blocks(len(sequence.tokens)) > self._kv_cache.n_available:
+                assert self._running, "one sequence alone always fits"
+                self._kv_cache.park(table)
+                return
+            table.reserve(len(sequence.tokens))
+            self._running.append(self._waiting.popleft())
+
+    def _make_room(self, sequence: Sequence, planned: dict[Sequence, int]) -> bool:
+        """Reserve blocks for all tokens of a sequence; False if it had to give up its own."""
+        while sequence.table.missing_blocks(len(sequence.tokens)) > self._kv_cache.n_available:
+            youngest = self._running.pop()
+            youngest.table.release()
+            planned.pop(youngest, None)
+            self._waiting.appendleft(youngest)
+            if youngest is sequence:
+                return False
+        sequence.table.reserve(len(sequence.tokens))
+        return True

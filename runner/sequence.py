@@ -1,0 +1,120 @@
+"""All state of one request."""
+
+import time
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+from typing import Literal
+
+from llmrun.quant_formats.errors import LlmrunError
+from llmrun.runner.block_table import BlockTable
+from llmrun.runner.piece import Piece
+from llmrun.runner.sampler import Sampler, SamplingParams
+from llmrun.runner.stats import Stats
+from llmrun.runner.stop_strings import StopStrings
+from llmrun.runner.stream_decoder import StreamDecoder
+from llmrun.runner.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
+
+
+class Sequence:
+    """The ids of a prompt and its answer, how far they are computed, and the text that came of them.
+
+    `tokens` grows by one id a step. Of these the block table holds the first `n_computed`; the others are pending: the
+    prompt at first, then the id chosen last. Reasons to finish: "stop" (an id that ends an answer, or a stop string),
+    "length" (`max_tokens`), "context" (`n_ctx` ids), "cancelled", "error" (see `error`).
+    """
+
+    def __init__(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        table: BlockTable,
+        keeps_table: bool = False,
+    ) -> None:
+        assert 0 < len(prompt) < n_ctx, "a prompt that is empty or leaves no room for an answer"
+        self.tokens = list(prompt)
+        self.n_prompt = len(prompt)
+        self.n_ctx = n_ctx
+        self.params = params
+        self.sampler = Sampler(params)
+        self.table = table
+        self.keeps_table = keeps_table  # whether the keys and values outlive the request, for a next turn
+        self.pieces: deque[Piece] = deque()  # not yet taken by the reader
+        self.text = ""  # of all pieces so far
+        self.finish_reason: FinishReason | None = None
+        self.error: LlmrunError | None = None
+        self.cancel_asked = False
+        self.stats = Stats(n_prompt=self.n_prompt)
+        self._t_submitted = time.perf_counter()
+        self._t_started: float | None = None
+        self._t_first = 0.0
+        self._stop_ids = tokenizer.stop_ids
+        self._decoder = StreamDecoder(tokenizer)
+        self._stop_strings = StopStrings(params.stop)
+
+    @property
+    def n_computed(self) -> int:
+        """Number of ids whose keys and values are in the cache."""
+        return len(self.table.tokens)
+
+    @property
+    def n_pending(self) -> int:
+        """Number of ids still to compute before the next one can be chosen."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def answer(self) -> list[int]:
+        """The ids chosen so far."""
+        return self.tokens[self.n_prompt :]
+
+    def start(self) -> None:
+        """Begin to compute: what the block table holds of the prompt is used, the rest of it forgotten.
+
+        The last id is always computed, because its logits are needed.
+        """
+        n_cached = self.table.keep_common_prefix(self.tokens[:-1])
+        if self._t_started is None:
+            self._t_started = time.perf_counter()
+            self.stats.n_cached = n_cached
+
+    def append(self, token: int) -> None:
+        """Take the id chosen last: its text, and whether it ends the answer."""
+        self.tokens.append(token)
+        self._count()
+        if token in self._stop_ids:
+            self._finish("stop", token, "")
+            return
+        text = self._stop_strings.push(self._decoder.push(token))
+        if self._stop_strings.found is not None:
+            self.finish_reason = "stop"
+            self._emit(token, text)
+        elif self.stats.n_generated == self.params.max_tokens:
+            self._finish("length", token, text)
+        elif len(self.tokens) == self.n_ctx:
+            self._finish("context", token, text)
+        else:
+            self._emit(token, text)
+
+    def _finish(self, reason: FinishReason, token: int, text: str) -> None:
+        """End the text here; what was held back comes out, unless it completes a stop string now."""
+        text += self._stop_strings.push(self._decoder.flush()) + self._stop_strings.flush()
+        self.finish_reason = "stop" if self._stop_strings.found is not None else reason
+        self._emit(token, text)
+
+    def _emit(self, token: int, text: str) -> None:
+        self.text += text
+        self.pieces.append(Piece(token, text))
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        stats = self.stats
+        stats.n_generated += 1
+        if stats.n_generated == 1:
+            assert self._t_started is not None
+            self._t_first = now
+            stats.t_first_token = now - self._t_submitted
+            stats.t_prefill = now - self._t_started
+        stats.t_decode = now - self._t_first
