@@ -32,7 +32,9 @@ Context = Annotated[
     int | None,
     typer.Option("--ctx", metavar="N", help="Tokens of context: prompt, conversation and answers together."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: one for each core.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="Threads; default: one for each core.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs to read.")]
 
 

@@ -64,11 +64,11 @@ def _lines(path: Path, facts: "ModelFacts", tokens: int) -> list[tuple[str, str]
         ("chat template", "yes" if facts.has_chat_template else "no, text is continued as it is"),
         ("licence", licence),
     ]
+    label = "weights"
     for name, (n_tensors, n_bytes) in facts.formats.items():
         share = n_bytes / max(1, facts.weight_bytes)
-        lines.append(("", f"{name:6} {human_bytes(n_bytes):>9} {share:6.1%}  {n_tensors} tensors"))
-    first = len(lines) - len(facts.formats)
-    lines[first] = ("weights", lines[first][1])
+        lines.append((label, f"{name:6} {human_bytes(n_bytes):>9} {share:6.1%}  {n_tensors} tensors"))
+        label = ""
     total = f"{human_bytes(facts.weight_bytes + kv)}: weights {human_bytes(facts.weight_bytes)}"
     lines.append(("memory", f"{total}, keys and values {human_bytes(kv)} at {tokens} tokens, and some work space"))
     return lines

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gguf_files import write_gguf
+
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 REAL = [sys.executable, "-c", "from llmrun.cli.app import main; main()"]
 
@@ -153,6 +155,7 @@ def test_stdin_that_is_not_utf8(model: Path) -> None:
         (["run", "MODEL", "hi", "--max-tokens", "0"], "max_tokens"),
         (["run", "MODEL", "hi", "--stop", ""], "stop"),
         (["run", "MODEL", "hi", "--raw", "--system", "x"], "--system"),
+        (["run", "MODEL", "hi", "--threads", "0"], "--threads"),
         (["run", "MODEL", "hi", "--colour"], "--colour"),
         (["walk"], "walk"),
         (["chat", "MODEL"], "llmrun run"),
@@ -215,6 +218,38 @@ def test_show(smollm2_path: Path) -> None:
     facts = json.loads(call(REAL, "show", smollm2_path, "--json").stdout)
     assert facts["n_layers"] == 30
     assert_one_line_error(call(REAL, "show", smollm2_path, "--ctx", "9000"), 6, "8192")
+
+
+def test_run_with_a_real_model(smollm2_path: Path) -> None:
+    greedy = ("--temp", "0", "--max-tokens", "20", "--system", "You are a helpful assistant.")
+    done = call(REAL, "run", smollm2_path, "What is the capital of France?", *greedy)
+    assert done.returncode == 0
+    assert "Paris" in text_of(done.stdout)
+    raw = call(REAL, "run", smollm2_path, "one, two, three,", "--raw", "--temp", "0", "--stop", "five", "--stats")
+    assert text_of(raw.stdout).strip() == "four,"
+    assert "tok/s" in text_of(raw.stderr)
+
+
+def test_contexts_that_do_not_fit(smollm2_path: Path) -> None:
+    assert_one_line_error(call(REAL, "run", smollm2_path, "hi", "--ctx", "9000"), 6, "9000", "8192")
+    done = call(REAL, "run", smollm2_path, "--ctx", "64", stdin=b"word " * 100)
+    assert_one_line_error(done, 6, "64")
+
+
+def test_models_that_cannot_run(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "new.gguf", {"general.architecture": "mamba9"})
+    assert_one_line_error(call(REAL, "run", path, "hi"), 4, "mamba9")
+    assert call(REAL, "show", path).returncode == 0  # whatever it is, show says what the file says
+
+
+def test_bench(smollm2_path: Path) -> None:
+    done = call(
+        REAL, "bench", smollm2_path, "--prompt", "16", "--tokens", "4", "--depth", "8", "--batch", "2", "--json"
+    )
+    result = json.loads(done.stdout)
+    assert all(value > 0 for value in result.values())
+    assert_one_line_error(call(REAL, "bench", smollm2_path, "--depth", "9000"), 6, "8192")
+    assert_one_line_error(call(REAL, "bench", smollm2_path, "--batch", "0"), 2, "--batch")
 
 
 def test_version_and_help() -> None:
