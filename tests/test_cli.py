@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from gguf_files import write_gguf
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
