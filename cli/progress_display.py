@@ -2,6 +2,7 @@
 
 import sys
 import time
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class ProgressDisplay:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._is_said = False
+        self._lock = Lock()  # kernels are compiled by several threads
 
     def __enter__(self) -> "ProgressDisplay":
         return self
@@ -35,6 +37,10 @@ class ProgressDisplay:
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Show that `done` of `total` is done; a total of 0 is one that nobody knows yet."""
+        with self._lock:
+            self._show(stage, done, total)
+
+    def _show(self, stage: str, done: float, total: float) -> None:
         if stage != self._stage:
             self._stage, self._started, self._is_said = stage, time.monotonic(), False
         if self._bar is None and (time.monotonic() - self._started < SHOW_AFTER_SECONDS or done >= total > 0):
