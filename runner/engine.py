@@ -1,5 +1,6 @@
 """What runs everything: the chat loop, one-shot runs and the Python API all drive an engine."""
 
+import functools
 import os
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
@@ -233,7 +234,7 @@ def context_size(n_ctx: int | None, n_ctx_train: int) -> int:
 
 
 def batch_of(chunks: SequenceOf[Chunk]) -> Batch:
-    """Lay the chunks of a step out as arrays; logits are wanted of the last token of each sequence that gets that far."""
+    """Lay the chunks of a step out as arrays, with logits for the last token of each sequence that gets that far."""
     tokens: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
@@ -248,5 +249,5 @@ def batch_of(chunks: SequenceOf[Chunk]) -> Batch:
         tables[row, : len(sequence.table.blocks)] = sequence.table.blocks
         if n == sequence.n_pending:
             logit_rows.append(len(tokens) - 1)
-    arrays = (np.array(values, np.int32) for values in (tokens, positions, rows))
-    return Batch(*arrays, tables, np.array(logit_rows, np.int32))
+    int32 = functools.partial(np.array, dtype=np.int32)
+    return Batch(int32(tokens), int32(positions), int32(rows), tables, int32(logit_rows))

@@ -3,11 +3,14 @@
 import os
 from typing import TYPE_CHECKING
 
+from llmrun.quant_formats.errors import UsageError
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner.model import Model
 
 if TYPE_CHECKING:
     from llmrun.cpu_kernels.library import Progress
+
+MAX_THREADS = 1024
 
 
 def load_model(
@@ -16,7 +19,11 @@ def load_model(
     """Load the weights of a file onto the CPU.
 
     `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set.
+
+    Raises UsageError for a number of threads that makes no sense.
     """
+    if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
+        raise UsageError(f"{n_threads} threads cannot be used; ask for 1 to {MAX_THREADS}")
     from llmrun.runner.cpu_model import CPUModel
 
     return CPUModel(gguf, n_threads or default_threads(), progress, isa)
