@@ -10,11 +10,21 @@ from llmrun.cpu_kernels import half
 _WORD = ir.IntType(64)
 
 
+def pointer(builder: ir.IRBuilder, address: ir.Value, t: ir.Type) -> ir.Value:
+    """An address as a pointer to a `t`.
+
+    Address 0 has to count as valid. LLVM, when it has compiled a function that others call, leaves its `a + b` as an
+    offset `a` to a base `b`; inlined where b is 0 that would be an access to null, and all code around it be dropped.
+    """
+    set.add(builder.function.attributes, "null_pointer_is_valid")  # llvmlite's own list of names lacks it
+    return builder.inttoptr(address, t.as_pointer())
+
+
 def _loader(ir_type: ir.Type, numba_type: types.Type):
     @intrinsic
     def load(_context, address):
         def generate(_, builder, _signature, arguments):
-            value = builder.load(builder.inttoptr(arguments[0], ir_type.as_pointer()))
+            value = builder.load(pointer(builder, arguments[0], ir_type))
             value.align = 1
             return value
 
@@ -27,7 +37,7 @@ def _storer(ir_type: ir.Type, numba_type: types.Type):
     @intrinsic
     def store(_context, address, value):
         def generate(context, builder, _signature, arguments):
-            written = builder.store(arguments[1], builder.inttoptr(arguments[0], ir_type.as_pointer()))
+            written = builder.store(arguments[1], pointer(builder, arguments[0], ir_type))
             written.align = 1
             return context.get_dummy_value()
 
@@ -50,7 +60,7 @@ def load_f16(_context, address):
     """A half as a float."""
 
     def generate(context, builder, _signature, arguments):
-        bits = builder.load(builder.inttoptr(arguments[0], ir.IntType(16).as_pointer()))
+        bits = builder.load(pointer(builder, arguments[0], ir.IntType(16)))
         bits.align = 1
         return half.to_float(builder, bits, hardware=half.has_conversions(context, builder.module))
 
@@ -64,7 +74,7 @@ def store_f16(_context, address, value):
     def generate(context, builder, _signature, arguments):
         hardware = half.has_conversions(context, builder.module)
         bits = half.from_float(builder, arguments[1], hardware=hardware)
-        builder.store(bits, builder.inttoptr(arguments[0], ir.IntType(16).as_pointer())).align = 1
+        builder.store(bits, pointer(builder, arguments[0], ir.IntType(16))).align = 1
         return context.get_dummy_value()
 
     return types.void(types.intp, types.float32), generate
@@ -76,7 +86,7 @@ def call_kernel(_context, kernel, op, thread, n_threads):
 
     def generate(context, builder, _signature, arguments):
         signature = ir.FunctionType(ir.VoidType(), [_WORD] * 3)
-        builder.call(builder.inttoptr(arguments[0], signature.as_pointer()), arguments[1:])
+        builder.call(pointer(builder, arguments[0], signature), arguments[1:])
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, types.intp), generate
@@ -87,8 +97,8 @@ def fetch_add(_context, address, value):
     """Add to the word at an address and return what was there, as one atomic step."""
 
     def generate(_, builder, _signature, arguments):
-        pointer = builder.inttoptr(arguments[0], _WORD.as_pointer())
-        return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
+        word = pointer(builder, arguments[0], _WORD)
+        return builder.atomic_rmw("add", word, arguments[1], "seq_cst")
 
     return types.intp(types.intp, types.intp), generate
 
@@ -98,7 +108,7 @@ def load_atomic(_context, address):
     """The word at an address, and everything that was written before it."""
 
     def generate(_, builder, _signature, arguments):
-        return builder.load_atomic(builder.inttoptr(arguments[0], _WORD.as_pointer()), "seq_cst", 8)
+        return builder.load_atomic(pointer(builder, arguments[0], _WORD), "seq_cst", 8)
 
     return types.intp(types.intp), generate
 
@@ -108,7 +118,7 @@ def store_atomic(_context, address, value):
     """Write a word after everything that was written before it."""
 
     def generate(context, builder, _signature, arguments):
-        builder.store_atomic(arguments[1], builder.inttoptr(arguments[0], _WORD.as_pointer()), "seq_cst", 8)
+        builder.store_atomic(arguments[1], pointer(builder, arguments[0], _WORD), "seq_cst", 8)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate

@@ -21,6 +21,7 @@ from numba.extending import intrinsic, models, register_model
 
 from llmrun.cpu_kernels import half
 from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.memory import pointer
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
@@ -160,13 +161,13 @@ class Emitter:
     def load(self, element: ir.Type, address: V, lanes: int | None = None) -> V:
         """`lanes` elements (or a scalar) from an address of any alignment."""
         t = ir.VectorType(element, lanes) if lanes else element
-        load = self.builder.load(self.builder.inttoptr(address.value, t.as_pointer()))
+        load = self.builder.load(pointer(self.builder, address.value, t))
         load.align = 1
         return V(self, load)
 
     def store(self, address: V, v: V) -> None:
         """Write a value to an address of any alignment."""
-        store = self.builder.store(v.value, self.builder.inttoptr(address.value, v.value.type.as_pointer()))
+        store = self.builder.store(v.value, pointer(self.builder, address.value, v.value.type))
         store.align = 1
 
     def load_f32(self, address: V) -> V:
