@@ -20,7 +20,7 @@ Isa = Annotated[
 ]
 
 
-def bench(  # noqa: PLR0917 - every one is an option
+def bench(
     model: Model,
     prompt: PromptTokens = 512,
     tokens: Tokens = 64,
