@@ -1,0 +1,140 @@
+"""A model and a tokenizer without weights, for running the engine in tests."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmrun.runner.batch import Batch
+from llmrun.runner.config import ModelConfig
+from llmrun.runner.engine import Engine
+from llmrun.runner.kv_cache import BLOCK_TOKENS
+
+START, END, BOS = 256, 257, 258
+N_VOCAB = 320
+_SPECIAL = {START: "<|start|>", END: "<|end|>", BOS: "<|bos|>"}
+
+
+class ByteTokenizer:
+    """One id a byte, and three special tokens; what is written is what `Tokenizer` offers the engine."""
+
+    n_vocab = N_VOCAB
+    stop_ids = frozenset({END})
+    bos_id = BOS
+
+    def __init__(self, adds_bos: bool = False) -> None:
+        self.adds_bos = adds_bos
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        ids, at = ([BOS] if add_special and self.adds_bos else []), 0
+        while at < len(text):
+            named = [(token, name) for token, name in _SPECIAL.items() if parse_special and text.startswith(name, at)]
+            if named:
+                ids.append(named[0][0])
+                at += len(named[0][1])
+            else:
+                ids.extend(text[at].encode())
+                at += 1
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return _SPECIAL[token].encode() if token in _SPECIAL else bytes([token]) if token < 256 else b"?"
+
+    def is_special(self, token: int) -> bool:
+        return token in _SPECIAL
+
+
+class MergingTokenizer(ByteTokenizer):
+    """Encodes "ab" as one id, which a model may as well write as two."""
+
+    MERGED = 300
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        ids: list[int] = []
+        for token in super().encode(text, add_special, parse_special):
+            if token == ord("b") and ids and ids[-1] == ord("a"):
+                ids[-1] = self.MERGED
+            else:
+                ids.append(token)
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"ab" if token == self.MERGED else super().token_bytes(token)
+
+
+class TurnTemplate:
+    """Renders messages as <|start|>role, a line break, the text, <|end|>; `edit` changes what was said before."""
+
+    def __init__(self, edit: Callable[[str], str] = lambda text: text) -> None:
+        self.edit = edit
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        turns = (f"<|start|>{m['role']}\n{self.edit(m['content'])}<|end|>" for m in messages)
+        return "".join(turns) + "<|start|>assistant\n"
+
+
+class MockModel:
+    """Logits are a function of the ids that the model finds in its own KV memory, through the block tables.
+
+    So an id that was never computed, or was overwritten by another sequence, changes what comes out. `choose` gives the
+    next id for a history; without it the logits are noise, seeded by the history.
+    """
+
+    def __init__(self, choose: Callable[[list[int]], int] | None = None, n_ctx_train: int = 4096) -> None:
+        sizes: dict[str, Any] = {field.name: 1 for field in dataclasses.fields(ModelConfig)}
+        sizes |= {"architecture": "mock", "name": "mock", "n_vocab": N_VOCAB, "n_ctx_train": n_ctx_train}
+        self.config = ModelConfig(**sizes)
+        self.choose = choose
+        self.batches: list[Batch] = []
+        self.is_closed = False
+
+    def allocate_kv(self, n_blocks: int) -> None:
+        self.memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch)
+        starts = np.flatnonzero(np.diff(batch.sequence)) + 1
+        for run in np.split(np.arange(batch.n_tokens), starts):
+            assert (np.diff(batch.positions[run]) == 1).all(), "the tokens of a sequence are consecutive"
+        blocks = batch.block_tables[batch.sequence, batch.positions // BLOCK_TOKENS]
+        assert (blocks >= 0).all(), "a token without a block"
+        self.memory[blocks, batch.positions % BLOCK_TOKENS] = batch.tokens
+        logits = np.empty((len(batch.logit_rows), N_VOCAB), np.float32)
+        for row, token in enumerate(batch.logit_rows):
+            table = batch.block_tables[batch.sequence[token]]
+            history = self.memory[table].reshape(-1)[: batch.positions[token] + 1]
+            logits[row] = self._logits(history.tolist())
+        return logits
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that the model has computed so far."""
+        return sum(batch.n_tokens for batch in self.batches)
+
+    def _logits(self, history: list[int]) -> np.ndarray:
+        assert min(history) >= 0, "a token that was never computed"
+        if self.choose is not None:
+            return np.where(np.arange(N_VOCAB) == self.choose(history), 20, 0).astype(np.float32)
+        rng = np.random.default_rng(zlib.crc32(np.array(history, np.int32).tobytes()))
+        logits = rng.normal(0, 2, N_VOCAB).astype(np.float32)
+        logits[256:] = -50  # no special token by chance
+        return logits
+
+
+def says(text: str, after: int) -> Callable[[list[int]], int]:
+    """Make a model say `text`, then end, after a prompt of `after` ids."""
+    ids = [*text.encode(), END]
+    return lambda history: ids[len(history) - after]
+
+
+def mock_engine(model: MockModel, template: TurnTemplate | None = None, **options: Any) -> Engine:
+    tokenizer = options.pop("tokenizer", None) or ByteTokenizer()
+    return Engine(model, tokenizer, template, **options)  # type: ignore[arg-type]
