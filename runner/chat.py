@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.generation import Generation
 from llmrun.runner.sampler import SamplingParams
 
@@ -40,7 +41,8 @@ class Chat:
     def send(self, text: str, params: SamplingParams | None = None) -> Generation:
         """Say something and return the answer, to be read piece by piece; an answer still being written is cut off.
 
-        Raises PromptTooLong or TemplateError before anything has changed: the chat goes on as if nothing had been said.
+        Raises PromptTooLong, TemplateError or UsageError (a system message without a template) before anything has
+        changed: the chat goes on as if nothing had been said.
         """
         if self._generation is not None:
             self._generation.cancel()
@@ -71,6 +73,8 @@ class Chat:
 
     def _render(self, messages: list[Message]) -> str:
         if self._template is None:
+            if self.system is not None:
+                raise UsageError("without a chat template there is no place for a system message; put it into the text")
             return "".join(message["content"] for message in messages)
         if self.system is not None:
             messages = [{"role": "system", "content": self.system}, *messages]

@@ -159,6 +159,9 @@ def _top_k(logits: np.ndarray, peak: float, k: int) -> np.ndarray:
         ids = _above(logits, peak - window)
         if len(ids) >= k:
             break
+    if len(ids) > k:
+        values = logits[ids]
+        ids = ids[values >= np.partition(values, len(ids) - k)[len(ids) - k]]  # ties of the k-th stay until the sort
     order = np.argsort(-logits[ids], kind="stable")[:k]
     return ids[order]
 

@@ -3,7 +3,7 @@
 import pytest
 from mock_model import END, START, MergingTokenizer, MockModel, TurnTemplate, mock_engine, says
 
-from llmrun.quant_formats.errors import PromptTooLong
+from llmrun.quant_formats.errors import PromptTooLong, UsageError
 from llmrun.runner.chat import Chat
 from llmrun.runner.generation import Generation
 from llmrun.runner.sampler import SamplingParams
@@ -175,6 +175,13 @@ def test_chats_share_an_engine() -> None:
     for chat in chats * 2:
         talk(chat, "and then?")
     assert [len(chat.messages) for chat in chats] == [6, 6]
+
+
+def test_a_system_message_without_a_template_is_refused() -> None:
+    chat = mock_engine(MockModel(answers("fine"))).chat(system="Be short.", params=GREEDY)
+    with pytest.raises(UsageError, match="system message"):
+        chat.send("x")
+    assert chat.messages == []
 
 
 @pytest.mark.parametrize("raw", [True, False])
