@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.kernel_file import read_kernel
 from llmrun.quant_formats.errors import KernelError
 
 Progress = Callable[[str, float, float], None]
@@ -35,11 +36,13 @@ class KernelLibrary:
     def load(self, names: Iterable[str], progress: Progress | None = None) -> None:
         """Make kernels ready, compiling those that the cache does not hold."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._addresses]
-        missing = [name for name in wanted if not self._file(name).exists()]
+        code = self._read(wanted)
+        missing = [name for name in wanted if name not in code]
         if missing:
             self._compile(missing, progress)
+            code |= self._read(missing)
         if wanted:
-            self._link(wanted)
+            self._link({name: code[name] for name in wanted})
 
     def address(self, name: str) -> int:
         """Where a loaded kernel is."""
@@ -49,11 +52,23 @@ class KernelLibrary:
         """A loaded kernel as a function; it runs without the interpreter lock."""
         return _KERNEL(self._addresses[name])
 
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.o"
+    def _read(self, names: list[str]) -> dict[str, bytes]:
+        """The object code of those kernels that the cache holds."""
+        try:
+            found = {name: read_kernel(self.folder / f"{name}.kernel") for name in names}
+        except OSError as error:
+            raise self._unusable(error) from error
+        return {name: code for name, code in found.items() if code is not None}
+
+    def _unusable(self, error: OSError) -> KernelError:
+        reason = error.strerror or error
+        return KernelError(f"cannot use the kernel cache {self.folder}: {reason}; set LLMRUN_CACHE to another folder")
 
     def _compile(self, names: list[str], progress: Progress | None) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
         workers = min(len(names), os.cpu_count() or 1, 4)
         processes = [_start_compiler(self.isa, self.folder, names[i::workers]) for i in range(workers)]
         finished = _Counter(len(names), progress)
@@ -74,17 +89,17 @@ class KernelLibrary:
                 reason = text.strip().splitlines()[-1] if text.strip() else f"the compiler ended with status {code}"
                 raise KernelError(f"cannot compile kernels for {self.isa.name}: {reason}; try --isa portable")
 
-    def _link(self, names: list[str]) -> None:
+    def _link(self, code: dict[str, bytes]) -> None:
         import llvmlite.binding as llvm
 
         from llmrun.cpu_kernels.target import symbol, target_machine
 
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(self.isa))
-        for name in names:
-            engine.add_object_file(llvm.ObjectFileRef.from_data(self._file(name).read_bytes()))
+        for kernel in code.values():
+            engine.add_object_file(llvm.ObjectFileRef.from_data(kernel))
         engine.finalize_object()
         self._engines.append(engine)
-        for name in names:
+        for name in code:
             self._addresses[name] = engine.get_function_address(symbol(name))
 
 
