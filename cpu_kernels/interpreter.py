@@ -8,7 +8,7 @@ The team shares a control block of words, each on a cache line of its own:
     n_ops       number of records
     sent        programs sent so far; a change is the signal to begin
     stop        whether the team is to end
-    state + i   whether thread i is running (0) or asleep (1), and the number of programs it has seen
+    state + i   whether thread i is running (0) or asleep (1), and the number of programs it has run
 """
 
 from collections.abc import Callable
@@ -88,6 +88,7 @@ def build_run() -> Callable:
 
     def run(control, thread, n_threads):
         interpret(control, thread, n_threads)
+        store_atomic(control + STATE + 8, load_atomic(control + SENT))
 
     return run
 
