@@ -1,8 +1,8 @@
 """Kernels' view of the formats of 256 weights in sub-blocks: Q4_K, Q5_K, Q6_K.
 
 The dot product of a sub-block is an exact integer. Inside a block they are summed in float32, each times its small
-integer scale, in ascending order; the minimums against the activation sums are an exact integer. The block enters
-the float sum with one fused multiply-add.
+integer scale, in ascending order, and so are the minimums, each times its activation sum. The block enters the float
+sum with one fused multiply-add.
 """
 
 import numpy as np
@@ -28,11 +28,11 @@ def _scales_and_minimums(s: Emitter, packed: V) -> tuple[list[V], list[V]]:
 
 
 def _minimum_sums(s: Emitter, minimums: list[V], x: Q256Record) -> list[V]:
-    """For each column, the minimums times the activation sums of their sub-blocks: an exact integer."""
-    pairs = [s.as_i16_pairs(half & 0x00FF00FF) for m in minimums for half in (m, m >> 8)]
-    sums = [s.zero_i32()] * x.columns
-    for i, pair in enumerate(pairs):
-        sums = [s.dot_i16(c, pair, x.sum_pair(t, i)) for t, c in enumerate(sums)]
+    """For each column, the minimums times the activation sums of their sub-blocks, in ascending order."""
+    sums = [s.zero_f32()] * x.columns
+    for j in range(8):
+        minimum = _byte_as_f32(s, minimums[j // 4], j % 4)
+        sums = [s.fma(minimum, x.sum(t, j), total) for t, total in enumerate(sums)]
     return sums
 
 
@@ -42,19 +42,20 @@ def _dot_scaled_nibbles(s: Emitter, acc: list[V], w: V, x: V, quants: int, high_
     scales, minimums = _scales_and_minimums(s, w + row)
     total = [s.zero_f32()] * n
     for sub_block in range(8):
-        c = [s.zero_i32()] * n
+        high, low = [s.zero_i32()] * n, [s.zero_i32()] * n
         for step in range(8):
             v = s.load_bytes(w + (quants + (sub_block // 2) * 8 + step) * row)
             u = s.high_nibbles(v) if sub_block % 2 else s.low_nibbles(v)
             if high_bits is not None:
                 u = u | (s.byte_shift(s.load_bytes(w + (high_bits + step) * row), sub_block - 4) & 16)
             for t in range(n):
-                c[t] = s.dot_u8(c[t], u, record.bytes(t, 8 * sub_block + step))
+                high[t] = s.dot_u8(high[t], u, record.high(t, 8 * sub_block + step))
+                low[t] = s.dot_u8(low[t], u, record.low(t, 8 * sub_block + step))
         scale = _byte_as_f32(s, scales[sub_block // 4], sub_block % 4)
-        total = [s.fma(s.to_f32(c[t]), scale, total[t]) for t in range(n)]
+        total = [s.fma(s.to_f32((high[t] << 8) + low[t]), scale, total[t]) for t in range(n)]
     minimum = _minimum_sums(s, minimums, record)
     d, d_min = s.load_f16(w), s.load_f16(w + 2 * s.lanes)
-    block = [s.fma(total[t], d, s.zero_f32() - d_min * s.to_f32(minimum[t])) for t in range(n)]
+    block = [s.fma(total[t], d, s.zero_f32() - d_min * minimum[t]) for t in range(n)]
     return [s.fma(block[t], record.scale(t), acc[t]) for t in range(n)]
 
 
@@ -71,18 +72,19 @@ def _dot_q6_k(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
     total = [s.zero_f32()] * n
     for sixteenth in range(16):
         half, quarter = divmod(sixteenth // 2, 4)
-        c = [record.negative_sum(t, sixteenth) << 5 for t in range(n)]
+        high, low = [s.zero_i32()] * n, [record.negative_sum(t, sixteenth) << 5 for t in range(n)]
         for i in range(4):
             word = (sixteenth % 2) * 4 + i
-            low = s.load_bytes(w + (16 * half + 8 * (quarter % 2) + word) * row)
-            high = s.load_bytes(w + (32 + 8 * half + word) * row)
-            u = s.low_nibbles(low) if quarter < 2 else s.high_nibbles(low)
-            u = u | (s.byte_shift(high, 2 * quarter - 4) & 48)
+            nibbles = s.load_bytes(w + (16 * half + 8 * (quarter % 2) + word) * row)
+            pairs = s.load_bytes(w + (32 + 8 * half + word) * row)
+            u = s.low_nibbles(nibbles) if quarter < 2 else s.high_nibbles(nibbles)
+            u = u | (s.byte_shift(pairs, 2 * quarter - 4) & 48)
             for t in range(n):
-                c[t] = s.dot_u8(c[t], u, record.bytes(t, 4 * sixteenth + i))
+                high[t] = s.dot_u8(high[t], u, record.high(t, 4 * sixteenth + i))
+                low[t] = s.dot_u8(low[t], u, record.low(t, 4 * sixteenth + i))
         scales = s.load_i32(w + (48 + sixteenth // 4) * row)
         scale = s.to_f32((scales << (24 - 8 * (sixteenth % 4))).arithmetic_shift(24))
-        total = [s.fma(s.to_f32(c[t]), scale, total[t]) for t in range(n)]
+        total = [s.fma(s.to_f32((high[t] << 8) + low[t]), scale, total[t]) for t in range(n)]
     d = s.load_f16(w + 52 * row)
     return [s.fma(total[t] * d, record.scale(t), acc[t]) for t in range(n)]
 

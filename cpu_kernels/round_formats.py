@@ -15,14 +15,15 @@ from llmrun.cpu_kernels.simd import Emitter, V
 
 def _nibble_sums(s: Emitter, start: list[V], quants: V, x: Q32Record, planes: V | None = None) -> list[V]:
     """Integer products of 32 weights of 4 bits, or of 5 where `planes` holds the fifth: bit `step` of each byte."""
-    c = list(start)
+    high, low = [s.zero_i32()] * len(start), list(start)
     for word in range(4):
         v = s.load_bytes(quants + 4 * s.lanes * word)
         for step, nibbles in ((word, s.low_nibbles(v)), (word + 4, s.high_nibbles(v))):
             u = nibbles if planes is None else nibbles | (s.byte_shift(planes, step - 4) & 16)
-            for t in range(len(c)):
-                c[t] = s.dot_u8(c[t], u, x.bytes(t, step))
-    return c
+            for t in range(len(start)):
+                high[t] = s.dot_u8(high[t], u, x.high(t, step))
+                low[t] = s.dot_u8(low[t], u, x.low(t, step))
+    return [(h << 8) + c for h, c in zip(high, low, strict=True)]
 
 
 def _add_scaled(s: Emitter, acc: list[V], c: list[V], d: V, x: Q32Record) -> list[V]:
@@ -64,11 +65,13 @@ def _dot_q5_1(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
 
 def _dot_q8_0(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
     record = Q32Record(s, x, len(acc))
-    c = [s.signed_start(record.negative_sum(t)) for t in range(len(acc))]
+    high, low = [s.zero_i32()] * len(acc), [s.signed_start(record.negative_sum(t)) for t in range(len(acc))]
     for step in range(8):
         weights = s.signed_weights(s.load_bytes(w + (2 * s.lanes + 4 * s.lanes * step)))
         for t in range(len(acc)):
-            c[t] = s.dot_s8(c[t], weights, record.bytes(t, step))
+            high[t] = s.dot_s8(high[t], weights, record.high(t, step))
+            low[t] = s.dot_s8(low[t], weights, record.low(t, step))
+    c = [(h << 8) + c for h, c in zip(high, low, strict=True)]
     return _add_scaled(s, acc, c, s.load_f16(w), record)
 
 

@@ -224,6 +224,10 @@ class Emitter:
         """The larger of two floats, lane by lane."""
         return self._call_like("llvm.maxnum", a, [a, b])
 
+    def maximum_i32(self, a: V, b: V) -> V:
+        """The larger of two signed integers, lane by lane."""
+        return self._call_like("llvm.smax", a, [a, b])
+
     def absolute(self, a: V) -> V:
         """Floats without their sign."""
         return self._call_like("llvm.fabs", a, [a])
