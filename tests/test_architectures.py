@@ -27,7 +27,7 @@ LLAMA3 = {
 
 
 def llama() -> transformers.PreTrainedModel:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_hidden_layers=3, head_dim=32))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_hidden_layers=3, head_dim=64))
 
 
 def llama3() -> transformers.PreTrainedModel:
@@ -37,12 +37,12 @@ def llama3() -> transformers.PreTrainedModel:
 
 def llama_linear() -> transformers.PreTrainedModel:
     rope = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
-    config = transformers.LlamaConfig(**SIZES, num_hidden_layers=2, head_dim=32, rope_parameters=rope)
+    config = transformers.LlamaConfig(**SIZES, num_hidden_layers=2, head_dim=64, rope_parameters=rope)
     return transformers.LlamaForCausalLM(config)
 
 
 def qwen2() -> transformers.PreTrainedModel:
-    sizes = SIZES | {"hidden_size": 128}
+    sizes = SIZES | {"hidden_size": 256}
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, num_hidden_layers=3, rope_parameters=rope))
 
@@ -50,7 +50,7 @@ def qwen2() -> transformers.PreTrainedModel:
 def qwen3() -> transformers.PreTrainedModel:
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
     sizes = SIZES | {"tie_word_embeddings": True}
-    config = transformers.Qwen3Config(**sizes, num_hidden_layers=3, head_dim=48, rope_parameters=rope)
+    config = transformers.Qwen3Config(**sizes, num_hidden_layers=3, head_dim=80, rope_parameters=rope)
     return transformers.Qwen3ForCausalLM(config)
 
 
@@ -65,7 +65,7 @@ def gemma3_linear() -> transformers.PreTrainedModel:
 def _gemma3(rope: dict[str, Any]) -> transformers.PreTrainedModel:
     sizes = SIZES | {"tie_word_embeddings": True}
     config = transformers.Gemma3TextConfig(
-        **sizes, num_hidden_layers=8, head_dim=48, query_pre_attn_scalar=48, sliding_window=40,
+        **sizes, num_hidden_layers=8, head_dim=80, query_pre_attn_scalar=80, sliding_window=40,
         rope_parameters={"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
     )  # fmt: skip
     return transformers.Gemma3ForCausalLM(config)

@@ -96,6 +96,7 @@ def attend(
         "scratch_stride": scratch_bytes, "partials": partials.bytes, "max_blocks": MAX_BLOCKS,
     }  # fmt: skip
     k = kernels(isa, n_threads)
+    k.load(f"{name}-{size}" for case, size in CASES if case == isa for name in ("attention", "merge"))  # at once
     k.program([(f"attention-{head_dim}", ATTENTION, fields), (f"merge-{head_dim}", ATTENTION, fields)])
     for memory in (out, scratch, partials):
         memory.check()

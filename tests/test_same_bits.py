@@ -86,9 +86,7 @@ def test_only_the_wanted_logits_are_computed(model: CPUModel, expected: np.ndarr
 
 
 def test_instruction_sets_agree(path: Path, expected: np.ndarray) -> None:
-    for isa in supported():
-        if isa == choose().name:
-            continue
+    for isa in {"avx2", "portable"} & set(supported()) - {choose().name}:
         model = load(path, 2, isa)
         logits = all_logits(model, PROMPT[:40], chunk=16)
         model.close()
