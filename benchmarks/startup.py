@@ -1,7 +1,7 @@
 """Seconds from the start of a process to its first token, with everything in the page cache.
 
-llmrun is the command a user types; llama.cpp is a Python process that loads the model and decodes the
-same prompt. The two take turns; the first round of each, which fills caches and may compile kernels, does not count.
+llmrun is the command that a user types; llama.cpp is a Python process that loads the model, runs the same prompt and
+prints a token. The two take turns; the first round of each, which fills caches and may compile kernels, does not count.
 """
 
 import argparse
@@ -21,9 +21,8 @@ PEER = """
 import sys
 from llama_cpp import Llama
 llama = Llama(sys.argv[1], n_ctx=2048, n_threads=int(sys.argv[2]), n_threads_batch=int(sys.argv[2]), verbose=False)
-for _ in llama.create_chat_completion([{"role": "user", "content": sys.argv[3]}], max_tokens=2, stream=True):
-    if _["choices"][0]["delta"].get("content"):
-        print(_["choices"][0]["delta"]["content"], flush=True)
+llama.eval(llama.tokenize(sys.argv[3].encode()))
+print(llama.sample(temp=0), flush=True)
 """
 
 
