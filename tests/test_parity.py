@@ -1,9 +1,10 @@
 """Real models against llama.cpp: the distribution of the next token on English text, and greedy answers.
 
-Both runners round the activations to eight bits before each product, and that leaves each as far from exact arithmetic
-as the other: a KL divergence of 2.5e-3 on SmolLM2 and 4.3e-3 on Gemma 3, in directions of its own (docs/quality.md). So
-there are two comparisons. With float16 weights nothing is rounded to eight bits, and the two have to agree closely.
-With the files as they are, they have to agree about as well as llama.cpp agrees with itself between prompts and decoding.
+llama.cpp rounds activations to eight bits before it multiplies them with quantised weights. That alone moves its
+distributions by a KL divergence of 2.7e-3 on SmolLM2 and 4.4e-3 on Gemma 3 from the exact ones, and those of its own
+prompt and decoding paths by more from each other (docs/quality.md). So the reference is llama.cpp on a copy of the
+model in which the same weights stand as float32: the same independent implementation without that rounding. llmrun
+runs the file.
 
 llama.cpp's server tells the 1,000 likeliest ids of a position rather than all of them, so the divergence is taken over
 these and the rest as one outcome: a lower bound of that over the whole vocabulary, and a close one.
@@ -24,12 +25,12 @@ from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner import Engine, SamplingParams
 from llmrun.runner.prompt_logits import prompt_logits
 
+N_POSITIONS = 1024
 N_TOP = 1000
 N_GREEDY = 64
 N_CTX = 2048
 NEAR_TIE = 0.5  # nats: an id that llama.cpp takes and we do not is at most this much less likely for us
 
-MODELS = ["smollm2_path", "gemma3_path"]
 HERE = Path(__file__).parent
 
 
@@ -70,44 +71,36 @@ def agreement(engine: Engine, llama_cpp: LlamaCppServer, n_positions: int) -> Ag
     return result
 
 
-def as_float16(path: Path, folder: Path) -> Path:
-    """Write the model with its matrices as float16."""
+def as_float32(path: Path, folder: Path) -> Path:
+    """Write the model with the same weights as float32."""
 
     def stored(tensor: Tensor) -> Stored:
-        weights = tensor.format.dequantize(tensor.data).reshape(tensor.shape)
-        return quantised("F16" if weights.ndim > 1 else "F32", weights)
+        return quantised("F32", tensor.format.dequantize(tensor.data).reshape(tensor.shape))
 
     with GGUFFile.open(path) as gguf:
         values = {
             key: value.tolist() if hasattr(value, "tolist_bytes") else value for key, value in gguf.metadata.items()
         }
-        return write_gguf(folder / "f16.gguf", values, {name: stored(t) for name, t in gguf.tensors.items()})
+        return write_gguf(folder / "f32.gguf", values, {name: stored(t) for name, t in gguf.tensors.items()})
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_same_distributions_from_float16_weights(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    path = as_float16(request.getfixturevalue(model), tmp_path)
+@pytest.fixture(scope="module", params=["smollm2_path", "gemma3_path"])
+def runners(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, LlamaCppServer]]:
+    """The file in llmrun, and its float32 copy in llama.cpp."""
+    path: Path = request.getfixturevalue(request.param)
+    copy = as_float32(path, tmp_path_factory.mktemp("float32"))
     with Engine.load(path, n_ctx=N_CTX) as engine:
-        result = agreement(engine, LlamaCppServer(path, N_CTX), 1024)
+        yield engine, LlamaCppServer(copy, N_CTX)
+    copy.unlink()
+
+
+def test_next_token_of_english_text(runners: tuple[Engine, LlamaCppServer]) -> None:
+    result = agreement(*runners, N_POSITIONS)
     assert result.kl <= 2e-3
     assert result.same_top >= 0.97
     assert abs(result.perplexity - 1) <= 0.005
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def runners(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, LlamaCppServer]]:
-    """The same file in llmrun and in llama.cpp."""
-    path: Path = request.getfixturevalue(request.param)
-    with Engine.load(path, n_ctx=N_CTX) as engine:
-        yield engine, LlamaCppServer(path, N_CTX)
-
-
-def test_distributions_from_quantised_weights(runners: tuple[Engine, LlamaCppServer]) -> None:
-    engine, llama_cpp = runners
-    result = agreement(engine, llama_cpp, 512)
-    assert result.kl <= 8e-3
-    assert result.same_top >= 0.93
-    assert abs(result.perplexity - 1) <= 0.01
 
 
 def test_greedy_answers(runners: tuple[Engine, LlamaCppServer]) -> None:
