@@ -57,7 +57,8 @@ class LlamaCpp:
 
     def decode(self, depth: int, tokens: list[int]) -> dict[str, Any]:
         """Cut the context to `depth` tokens, then run tokens one at a time."""
-        lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), 0, depth, -1)
+        if not lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), 0, depth, -1):
+            raise RuntimeError(f"llama.cpp cannot cut its context to {depth} tokens")
         self.position = depth
         start = time.perf_counter()
         for token in tokens:

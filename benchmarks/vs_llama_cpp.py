@@ -38,21 +38,23 @@ class Case:
     n_tokens: int
     depth: int | None = None
 
-    def ours(self, test: SpeedTest) -> float:
-        """Tokens a second of llmrun."""
-        if self.depth is None:
-            return self.n_tokens / test.prefill(self.n_tokens)
+    def prepare(self, test: SpeedTest, peer: Peer, tokens: list[int]) -> None:
+        """Fill the contexts up to the depth, and run once so that caches are warm."""
         if self.depth:
             test.prefill(self.depth)
-        return self.n_tokens / test.decode(self.depth, self.n_tokens)
+            peer.prefill(tokens[: self.depth])
+        self.ours(test)
+        self.theirs(peer, tokens)
+
+    def ours(self, test: SpeedTest) -> float:
+        """Tokens a second of llmrun."""
+        seconds = test.prefill(self.n_tokens) if self.depth is None else test.decode(self.depth, self.n_tokens)
+        return self.n_tokens / seconds
 
     def theirs(self, peer: Peer, tokens: list[int]) -> float:
         """Tokens a second of llama.cpp."""
-        if self.depth is None:
-            return self.n_tokens / peer.prefill(tokens[: self.n_tokens])
-        if self.depth:
-            peer.prefill(tokens[: self.depth])
-        return self.n_tokens / peer.decode(self.depth, tokens[: self.n_tokens])
+        tokens = tokens[: self.n_tokens]
+        return self.n_tokens / (peer.prefill(tokens) if self.depth is None else peer.decode(self.depth, tokens))
 
 
 def measure(case: Case, n_rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> list[list[float]]:
@@ -100,7 +102,7 @@ def main() -> None:
         print(f"{facts.name}, {options.threads} threads, {options.rounds} rounds, logits {hash_of_logits(model)}\n")
         print("| tok/s | llmrun | llama.cpp | ratio | ratios of the rounds | of the roof |\n|---|---|---|---|---|---|")
         for case in cases:
-            case.ours(test), case.theirs(peer, tokens)  # warm caches
+            case.prepare(test, peer, tokens)
             speeds = measure(case, options.rounds, lambda c=case: c.ours(test), lambda c=case: c.theirs(peer, tokens))
             ours, theirs = (median(values) for values in speeds)
             ratios = sorted(a / b for a, b in zip(*speeds, strict=True))
