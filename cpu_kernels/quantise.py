@@ -27,17 +27,16 @@ def _quantised(s: Emitter, v: V) -> tuple[V, V]:
 
 def _quantise_32(s: Emitter, row: V, record: V, t: V, group: V) -> list[V]:
     """Write the record of 32 values of one column; returns the values that the bytes stand for."""
-    total, kept = None, []
+    parts, kept = [], []
     for half in range(2):
         q, scale = _quantised(s, s.load_f32(row + 64 * half))
         s.store(record + t * 32 + 16 * half, s.truncate(q, I8))
         count = s.reduce(q, lambda a, b: a + b)
         s.store(record + group * 32 + t * 8 + 4 * half, scale)
         s.store(record + group * 40 + t * 8 + 4 * half, s.like(count, 0) - (count << 7))
-        part = scale * s.scalar_to_f32(count)
-        total = part if total is None else total + part
+        parts.append(scale * s.scalar_to_f32(count))
         kept.append(s.to_f32(q) * s.splat(scale))
-    s.store(record + group * 48 + t * 4, total)
+    s.store(record + group * 48 + t * 4, parts[0] + parts[1])
     return kept
 
 

@@ -17,9 +17,7 @@ STEPS = 8  # words of four bytes
 class GroupKind:
     """What the groups of a format have in common."""
 
-    offset: int = (
-        0  # taken from every byte; `simd.SIGNED` says that the bytes are signed ones (see `Emitter.signed_weights`)
-    )
+    offset: int = 0  # taken from every byte; SIGNED for signed ones, see `Emitter.signed_weights`
     n_scales: int = 1  # one for 32 weights, or two for 16 each
     has_minimum: bool = False
 
