@@ -68,7 +68,7 @@ class LlamaCpp:
         return {"seconds": time.perf_counter() - start}
 
     def decode_together(self, n_sequences: int, tokens: list[int]) -> dict[str, Any]:
-        """Run the same tokens one at a time in each of many sequences, which begin empty and share a context of their own.
+        """Run the same tokens one at a time in each of many sequences, which begin empty, in a context apart.
 
         A step is one batch with a token of each sequence, and computes the logits of all.
         """
