@@ -11,7 +11,7 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.target import target_machine
 
 N_SUMS = 12  # independent sums: two ports times five cycles from start to result, and registers for all
-N_ITERATIONS = 10_000_000
+N_ITERATIONS = 20_000_000
 BITS = {"vnni512": 512, "vnni256": 256}
 ROUNDS = 3
 
