@@ -16,7 +16,7 @@ from random_gguf import random_blocks
 
 from llmrun.cpu_kernels.isa import Isa, choose
 from llmrun.cpu_kernels.library import KernelLibrary
-from llmrun.cpu_kernels.packing import pack
+from llmrun.cpu_kernels.packing import PackedMatrix, pack
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
 from llmrun.cpu_kernels.step import Step
 from llmrun.cpu_kernels.team import Team
@@ -35,7 +35,7 @@ class Product:
         self._team = Team(KernelLibrary(isa), n_threads)
         self._team.library.load([f"pack-{format.name}"])
         blocks = random_blocks(format, SIZE * SIZE // format.block_size)
-        self._weights = {
+        self._weights: dict[str, PackedMatrix | np.ndarray] = {
             "matrix": pack(self._team, Tensor("matrix", (SIZE, SIZE), format, blocks.reshape(-1))),
             "norm": np.ones(SIZE, np.float32),
         }

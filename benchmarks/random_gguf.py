@@ -6,6 +6,7 @@ vocabulary is the 256 bytes and placeholders.
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def _tokens(n_vocab: int) -> list[str]:
 
 def _n_blocks(size: tuple[int, ...], format: BlockFormat) -> int:
     assert size[-1] % format.block_size == 0, (size, format.name)
-    return int(np.prod(size)) // format.block_size
+    return math.prod(size) // format.block_size
 
 
 def _write_tiled(file: BinaryIO, tile: np.ndarray, n_blocks: int, start: int) -> None:
