@@ -93,7 +93,7 @@ def _load(path: Path, n_threads: int, isa: str, started: float) -> dict[str, Any
         load(*arguments)
         seconds.append(time.perf_counter() - start)
 
-    KernelLibrary.load = timed_load  # type: ignore[method-assign]
+    KernelLibrary.load = timed_load  # type: ignore[method-assign, assignment]
     with GGUFFile.open(path) as gguf:
         facts = ModelFacts.from_gguf(gguf)
         imported = time.time() - started
