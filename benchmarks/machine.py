@@ -1,6 +1,5 @@
 """What a benchmark says about the machine it ran on: the processor, never its name or its paths."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +8,10 @@ from llmrun.cpu_kernels.isa import choose
 from llmrun.runner.loader import default_threads
 
 
-def describe() -> str:
-    """One line: processor, processors that may be used, caches, system, versions."""
-    parts = [_processor(), f"{default_threads()} processors", *_caches(), platform.system(), f"kernels {choose().name}"]
+def describe(isa: str | None = None) -> str:
+    """One line: processor, processors that may be used, caches, system, instruction set of our kernels, versions."""
+    kernels = f"kernels {choose(isa).name}"
+    parts = [_processor(), f"{default_threads()} processors", *_caches(), platform.system(), kernels]
     parts += [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ("numba", "llmrun"))]
     return ", ".join(parts)
 
@@ -26,8 +26,7 @@ def _processor() -> str:
 
 
 def _caches() -> list[str]:
-    if not hasattr(os, "sysconf"):
-        return []
-    sizes = {name: f"SC_LEVEL{name[1]}{'_DCACHE' if name == 'L1' else '_CACHE'}_SIZE" for name in ("L1", "L2", "L3")}
-    known = {name: os.sysconf(key) for name, key in sizes.items() if key in os.sysconf_names}
-    return [f"{name} {size >> 10} KiB" for name, size in known.items() if size > 0]
+    """Of the first processor; empty where the system is not Linux, or does not say."""
+    caches = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
+    facts = [[(cache / name).read_text().strip() for name in ("level", "type", "size")] for cache in caches]
+    return [f"L{level} {size.removesuffix('K')} KiB" for level, kind, size in facts if kind != "Instruction"]

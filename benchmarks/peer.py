@@ -34,6 +34,10 @@ class Peer:
         """Seconds to run tokens one at a time after the first `depth` tokens of what is in the context."""
         return float(self._ask("decode", depth=depth, tokens=list(tokens))["seconds"])
 
+    def decode_together(self, n_sequences: int, tokens: Sequence[int]) -> float:
+        """Seconds to run the same tokens one at a time in each of many sequences, which begin empty."""
+        return float(self._ask("decode_together", n_sequences=n_sequences, tokens=list(tokens))["seconds"])
+
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
         """The ids that follow when the likeliest is always taken, the one that ends the text included."""
         return list(self._ask("greedy", tokens=list(tokens), n=n)["ids"])

@@ -14,6 +14,7 @@ import llama_cpp as lib
 import numpy as np
 
 BATCH_TOKENS = 512
+CONTEXT_STEP = 256  # tokens that llama.cpp rounds the context of a sequence to
 
 
 @lib.llama_log_callback
@@ -28,14 +29,15 @@ class LlamaCpp:
         lib.llama_log_set(_no_log, ctypes.c_void_p(0))
         lib.llama_backend_init()
         self.model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
-        params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH_TOKENS, BATCH_TOKENS
-        params.n_threads = params.n_threads_batch = n_threads
-        self.context = lib.llama_init_from_model(self.model, params)
+        if not self.model:
+            raise RuntimeError("llama.cpp cannot load the model")
+        self.n_threads = n_threads
+        self.context = self._new_context(n_ctx, 1)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         self.n_vocab = lib.llama_vocab_n_tokens(self.vocabulary)
         self.batch = lib.llama_batch_init(BATCH_TOKENS, 0, 1)
         self.position = 0
+        self.many: dict[tuple[int, int], Any] = {}  # contexts of many sequences: how many, and of how many tokens
 
     def about(self) -> dict[str, Any]:
         """Version and what it was built for."""
@@ -65,6 +67,24 @@ class LlamaCpp:
             self._forward([token], all_logits=False)
         return {"seconds": time.perf_counter() - start}
 
+    def decode_together(self, n_sequences: int, tokens: list[int]) -> dict[str, Any]:
+        """Run the same tokens one at a time in each of many sequences, which begin empty, in a context apart.
+
+        A step is one batch with a token of each sequence, and computes the logits of all.
+        """
+        context, batch = self._context_of_many(n_sequences, len(tokens)), self.batch
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        batch.n_tokens = n_sequences
+        start = time.perf_counter()
+        for position, token in enumerate(tokens):
+            for i in range(n_sequences):
+                batch.token[i], batch.pos[i] = token, position
+                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, i, True
+            if lib.llama_decode(context, batch):
+                raise RuntimeError("llama_decode failed")
+            lib.llama_get_logits(context)  # waits for the result
+        return {"seconds": time.perf_counter() - start}
+
     def logits(self, tokens: list[int], file: str, single: bool) -> dict[str, Any]:
         """Go on with these tokens and write the logits after each, (n_tokens, n_vocab) float32, to a file.
 
@@ -85,6 +105,22 @@ class LlamaCpp:
                 break
             logits = self._forward([token], all_logits=False)
         return {"ids": ids}
+
+    def _new_context(self, n_ctx: int, n_sequences: int) -> Any:
+        params = lib.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH_TOKENS, BATCH_TOKENS
+        params.n_seq_max = n_sequences
+        params.n_threads = params.n_threads_batch = self.n_threads
+        context = lib.llama_init_from_model(self.model, params)
+        if not context:
+            raise RuntimeError(f"llama.cpp has no room for a context of {n_ctx} tokens")
+        return context
+
+    def _context_of_many(self, n_sequences: int, n_tokens: int) -> Any:
+        key = n_sequences, -(-n_tokens // CONTEXT_STEP) * CONTEXT_STEP
+        if key not in self.many:
+            self.many[key] = self._new_context(key[0] * key[1], n_sequences)
+        return self.many[key]
 
     def _forward(self, tokens: list[int], all_logits: bool) -> np.ndarray:
         """Logits (n, n_vocab) of every token, or of the last; valid until the next call."""
