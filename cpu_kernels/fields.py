@@ -2,19 +2,19 @@
 
 from llmrun.cpu_kernels.op import fields
 
-MATMUL = fields("n_columns weights n_panels n_blocks x out out_stride then scratch scratch_stride")
+MATMUL = fields("n_columns weights n_panels panel_bytes words n_blocks x out out_stride then scratch scratch_stride")
 """out[t] = W x[t]; or, as `then` says (`matmul.py`), out[t] += W x[t], or out[t] = W x[2 t] + W x[2 t + 1].
 
-`n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels; `x` activations in
-the layout of the format; `out` (n_columns, out_stride bytes) float32, rows padded to whole panels; `scratch` is
+`n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels of
+`panel_bytes`, whose words begin at `words`; `x` activations in the layout of the format; `out` (n_columns, out_stride bytes) float32, rows padded to whole panels; `scratch` is
 `scratch_stride` bytes a thread.
 """
 
 SET, ADD, FOLD = 0, 1, 2
 """`then`: a product is written, added to what is there, or added to that of the next column and written."""
 
-PACK = fields("source target n_rows n_blocks")
-"""`source` (n_rows, n_blocks) blocks of the file; `target` whole panels, zero where rows are missing."""
+PACK = fields("source target n_rows n_blocks panel_bytes words")
+"""`source` (n_rows, n_blocks) blocks of the file; `target` whole panels as in MATMUL."""
 
 EMBED = fields("n_tokens tokens table row_bytes n_blocks out out_stride scale")
 """out[t] = scale x row tokens[t] of the table in the file's layout; tokens int32, `scale` a float."""

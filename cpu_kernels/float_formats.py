@@ -6,16 +6,19 @@ from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.simd import Emitter, V
 
 
-def _f32(s: Emitter, w: V) -> V:
+def _f32(s: Emitter, h: V, w: V) -> V:
+    del h
     return s.load_f32(w)
 
 
-def _f16(s: Emitter, w: V) -> V:
-    return s.load_f16(w)
+def _f16(s: Emitter, h: V, w: V) -> V:
+    del w
+    return s.load_f16(h)
 
 
-def _bf16(s: Emitter, w: V) -> V:
-    return s.load_bf16(w)
+def _bf16(s: Emitter, h: V, w: V) -> V:
+    del w
+    return s.load_bf16(h)
 
 
 @device

@@ -40,38 +40,38 @@ def _nibbles(s: Emitter, quants: V, high_bits: V | None, sub_block: int) -> Call
     return word
 
 
-def _with_minimums(s: Emitter, w: V, quants: V, high_bits: V | None) -> Iterator[WeightGroup]:
+def _with_minimums(s: Emitter, h: V, w: V, quants: V, high_bits: V | None) -> Iterator[WeightGroup]:
     """The sub-blocks of Q4_K and Q5_K."""
-    d, minus_d_min = s.load_f16(w), s.zero_f32() - s.load_f16(w + 2 * s.lanes)
-    scales, minimums = _scales_and_minimums(s, w + 4 * s.lanes)
+    d, minus_d_min = s.load_f16(h), s.zero_f32() - s.load_f16(h + 2 * s.lanes)
+    scales, minimums = _scales_and_minimums(s, w)
     for j in range(8):
         scale = d * _byte_as_f32(s, scales[j // 4], j % 4)
         minimum = minus_d_min * _byte_as_f32(s, minimums[j // 4], j % 4)
         yield WeightGroup(_nibbles(s, quants, high_bits, j), [scale], minimum)
 
 
-def _q4_k(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    return _with_minimums(s, w, w + 16 * s.lanes, None)
+def _q4_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    return _with_minimums(s, h, w, w + 12 * s.lanes, None)
 
 
-def _q5_k(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    return _with_minimums(s, w, w + 48 * s.lanes, w + 16 * s.lanes)
+def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    return _with_minimums(s, h, w, w + 44 * s.lanes, w + 12 * s.lanes)
 
 
-def _q6_k(s: Emitter, w: V) -> Iterator[WeightGroup]:
+def _q6_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
     row = 4 * s.lanes
-    d = s.load_f16(w + 52 * row)
+    d = s.load_f16(h)
 
     def scale(i: int) -> V:
-        scales = s.load_i32(w + (48 + i // 4) * row)
+        scales = s.load_i32(w + i // 4 * row)
         return d * s.to_f32((scales << (24 - 8 * (i % 4))).arithmetic_shift(24))
 
     def word_of(j: int) -> Callable[[int], V]:
         half, quarter = divmod(j, 4)
 
         def word(step: int) -> V:
-            nibbles = s.load_bytes(w + (16 * half + 8 * (quarter % 2) + step) * row)
-            pairs = s.load_bytes(w + (32 + 8 * half + step) * row)
+            nibbles = s.load_bytes(w + (4 + 24 * half + 8 * (quarter % 2) + step) * row)
+            pairs = s.load_bytes(w + (20 + 24 * half + step) * row)
             u = s.low_nibbles(nibbles) if quarter < 2 else s.high_nibbles(nibbles)
             return u | (s.byte_shift(pairs, 2 * quarter - 4) & 48)
 
@@ -127,4 +127,6 @@ _MINIMUMS, _OFFSET = GroupKind(has_minimum=True), GroupKind(offset=32, n_scales=
 
 Q4_K = PanelFormat("Q4_K", 256, 144, ((0, 0), (2, 0), (4, 3), (16, 32)), _dequantise_q4_k, _q4_k, _MINIMUMS)
 Q5_K = PanelFormat("Q5_K", 256, 176, ((0, 0), (2, 0), (4, 3), (16, 8), (48, 32)), _dequantise_q5_k, _q5_k, _MINIMUMS)
-Q6_K = PanelFormat("Q6_K", 256, 210, ((0, 32), (128, 16), (192, 4), (208, 0)), _dequantise_q6_k, _q6_k, _OFFSET)
+Q6_K = PanelFormat(
+    "Q6_K", 256, 210, ((192, 4), (0, 16), (128, 8), (64, 16), (160, 8), (208, 0)), _dequantise_q6_k, _q6_k, _OFFSET
+)

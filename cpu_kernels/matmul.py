@@ -52,29 +52,28 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
     product4 = products[2] if len(products) > 2 else product2
     product8 = products[3] if len(products) > 3 else product4
     width, _ = group_functions(isa)
-    panel_bytes, block_bytes = panel.block_bytes * isa.lanes, panel.layout.block_bytes
-    row_bytes, x_blocks = 4 * isa.lanes, panel.block_size // panel.layout.block_size
+    row_bytes, x_bytes = 4 * isa.lanes, panel.block_size // panel.layout.block_size * panel.layout.block_bytes
 
     @device
     def few(op, thread, first, last, begin, n_columns):
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
         then = load_word(op + MATMUL.then)
-        column_bytes = n_blocks * x_blocks * block_bytes
+        panel_bytes, words = load_word(op + MATMUL.panel_bytes), load_word(op + MATMUL.words)
         for p in range(first, last):
-            w = load_word(op + MATMUL.weights) + p * n_blocks * panel_bytes
+            w = load_word(op + MATMUL.weights) + p * panel_bytes
             out = load_word(op + MATMUL.out) + p * row_bytes
             t = begin
             while t < n_columns:
                 n = width(n_columns - t)
-                x, o = load_word(op + MATMUL.x) + t * column_bytes, out + (t // 2 if then == FOLD else t) * stride
+                x, o = load_word(op + MATMUL.x) + t * n_blocks * x_bytes, out + (t // 2 if then == FOLD else t) * stride
                 if n == 8:
-                    product8(w, x, n_blocks, o, stride, then)
+                    product8(w, w + words, x, n_blocks, o, stride, then)
                 elif n == 4:
-                    product4(w, x, n_blocks, o, stride, then)
+                    product4(w, w + words, x, n_blocks, o, stride, then)
                 elif n == 2:
-                    product2(w, x, n_blocks, o, stride, then)
+                    product2(w, w + words, x, n_blocks, o, stride, then)
                 else:
-                    product1(w, x, n_blocks, o, stride, then)
+                    product1(w, w + words, x, n_blocks, o, stride, then)
                 t += n
 
     return few
@@ -88,11 +87,11 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
     group_bytes, x_bytes = kind.unpacked_bytes(isa.lanes), panel.layout.block_bytes * widest
     offset = simd.cheap_offset(isa, kind.offset)
 
-    def dot(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
+    def dot(s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V) -> list[V]:
+        del h, ahead
         return multiply(s, acc, load_unpacked(s, w, kind), offset, x)
 
-    product = _build_run(isa, widest, dot, group_bytes, x_bytes)
-    panel_bytes, row_bytes = panel.block_bytes * isa.lanes, 4 * isa.lanes
+    product, row_bytes = _build_run(isa, widest, dot, 0, group_bytes, x_bytes), 4 * isa.lanes
     groups_a_block, column_bytes = panel.block_size // 32, panel.layout.block_bytes
 
     @device
@@ -105,14 +104,14 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
         for p in range(first, last, at_once):
             n_panels = min(at_once, last - p)
             for i in range(n_panels):
-                w = load_word(op + MATMUL.weights) + (p + i) * n_blocks * panel_bytes
-                unpack(w, scratch + i * n_groups * group_bytes, n_blocks)
+                w = load_word(op + MATMUL.weights) + (p + i) * load_word(op + MATMUL.panel_bytes)
+                unpack(w, w + load_word(op + MATMUL.words), scratch + i * n_groups * group_bytes, n_blocks)
             for t in range(begin, end, widest):
                 x = load_word(op + MATMUL.x) + t * n_groups * column_bytes
                 out = load_word(op + MATMUL.out) + (t // 2 if then == FOLD else t) * stride + p * row_bytes
                 for i in range(n_panels):
                     w = scratch + i * n_groups * group_bytes
-                    product(w, x, n_groups, out + i * row_bytes, stride, then)
+                    product(0, w, x, n_groups, out + i * row_bytes, stride, then)
             few(op, thread, p, p + n_panels, end, n_columns)
 
     return many
@@ -121,26 +120,22 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
 def _build_product(isa: Isa, panel: PanelFormat, columns: int) -> Callable:
     """One packed panel times one group of columns."""
     x_bytes = panel.layout.block_bytes * columns * (panel.block_size // panel.layout.block_size)
-    w_bytes = panel.block_bytes * isa.lanes
+    h_bytes, w_bytes = panel.half_bytes * isa.lanes, panel.word_bytes * isa.lanes
 
-    def dot(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-        s.prefetch(w + PREFETCH_BYTES, w_bytes)
-        return panel.dot(s, acc, w, x)
-
-    return _build_run(isa, columns, dot, w_bytes, x_bytes)
+    return _build_run(isa, columns, panel.dot, h_bytes, w_bytes, x_bytes)
 
 
-def _build_run(isa: Isa, columns: int, dot: Callable, w_bytes: int, x_bytes: int) -> Callable:
-    """`product(w, x, n, out, stride, then)`: `dot` over n blocks of `w_bytes` and records of `x_bytes`."""
+def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int, x_bytes: int) -> Callable:
+    """`product(h, w, x, n, out, stride, then)`: `dot` over n blocks and records of so many bytes."""
     emitted, tile = simd.emitter_for(isa), simd.tile(isa.lanes, columns)
 
     @emitted(tile)
     def zeros(s):
         return [s.zero_f32()] * columns
 
-    @emitted(tile, tile, INTP, INTP)
-    def add_block(s, acc, w, x):
-        return dot(s, acc, w, x)
+    @emitted(tile, tile, INTP, INTP, INTP, INTP)
+    def add_block(s, acc, h, w, x, ahead):
+        return dot(s, acc, h, w, x, ahead)
 
     @emitted(types.void, INTP, INTP, tile)
     def set_rows(s, out, stride, acc):
@@ -161,10 +156,12 @@ def _build_run(isa: Isa, columns: int, dot: Callable, w_bytes: int, x_bytes: int
             out = out + stride
 
     @device
-    def product(w, x, n, out, stride, then):
-        acc = zeros()
+    def product(h, w, x, n, out, stride, then):
+        acc, ahead = zeros(), h + PREFETCH_BYTES
         for _ in range(n):
-            acc = add_block(acc, w, x)
+            acc = add_block(acc, h, w, x, ahead)
+            ahead += h_bytes + w_bytes
+            h += h_bytes
             w += w_bytes
             x += x_bytes
         if then == ADD:
@@ -178,20 +175,21 @@ def _build_run(isa: Isa, columns: int, dot: Callable, w_bytes: int, x_bytes: int
 
 
 def _build_unpack(isa: Isa, panel: PanelFormat) -> Callable:
-    """`unpack(w, target, n_blocks)`: one panel to bytes and floats."""
+    """`unpack(h, w, target, n_blocks)`: one panel to bytes and floats."""
     emitted, kind, groups = simd.emitter_for(isa), panel.kind, panel.groups
     assert kind is not None
     assert groups is not None
-    w_bytes, target_bytes = panel.block_bytes * isa.lanes, kind.unpacked_bytes(isa.lanes) * (panel.block_size // 32)
+    h_bytes, w_bytes = panel.half_bytes * isa.lanes, panel.word_bytes * isa.lanes
+    target_bytes = kind.unpacked_bytes(isa.lanes) * (panel.block_size // 32)
 
-    @emitted(types.void, INTP, INTP)
-    def unpack_block(s, w, target):
-        for i, group in enumerate(groups(s, w)):
+    @emitted(types.void, INTP, INTP, INTP)
+    def unpack_block(s, h, w, target):
+        for i, group in enumerate(groups(s, h, w)):
             store_unpacked(s, target + i * kind.unpacked_bytes(s.lanes), group, kind)
 
     @device
-    def unpack(w, target, n_blocks):
+    def unpack(h, w, target, n_blocks):
         for b in range(n_blocks):
-            unpack_block(w + b * w_bytes, target + b * target_bytes)
+            unpack_block(h + b * h_bytes, w + b * w_bytes, target + b * target_bytes)
 
     return unpack

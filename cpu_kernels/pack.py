@@ -30,26 +30,29 @@ def build_pack(isa: Isa, panel: PanelFormat) -> Callable:
     words = tuple(n for _, n in panel.fields)
     bit_plane_field = -1 if panel.bit_plane_field is None else panel.bit_plane_field
 
+    half_bytes, word_bytes = rows * panel.half_bytes, rows * panel.word_bytes
+
     @device
-    def pack_block(source, target, row):
+    def pack_block(source, h, w, row):
         """The block of row `row` of a panel."""
         for f in range(len(words)):
             if words[f] == 0:
-                store_u16(target + 2 * row, load_u16(source + offsets[f]))
-                target += 2 * rows
+                store_u16(h + 2 * row, load_u16(source + offsets[f]))
+                h += 2 * rows
             for i in range(words[f]):
                 word = load_u32(source + offsets[f] + 4 * i)
-                store_u32(target + 4 * row, bit_planes(word) if f == bit_plane_field else word)
-                target += 4 * rows
+                store_u32(w + 4 * row, bit_planes(word) if f == bit_plane_field else word)
+                w += 4 * rows
 
     def pack(op, thread, n_threads):
         n_rows, n_blocks = load_word(op + PACK.n_rows), load_word(op + PACK.n_blocks)
         first, last = share((n_rows + rows - 1) // rows, thread, n_threads)
         for row in range(first * rows, min(last * rows, n_rows)):
             source = load_word(op + PACK.source) + row * n_blocks * block_bytes
-            target = load_word(op + PACK.target) + (row // rows) * rows * n_blocks * block_bytes
+            h = load_word(op + PACK.target) + (row // rows) * load_word(op + PACK.panel_bytes)
+            w = h + load_word(op + PACK.words)
             for b in range(n_blocks):
-                pack_block(source + b * block_bytes, target + b * block_bytes * rows, row % rows)
+                pack_block(source + b * block_bytes, h + b * half_bytes, w + b * word_bytes, row % rows)
 
     return pack
 

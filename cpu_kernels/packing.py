@@ -1,12 +1,14 @@
 """Matrices in panels, made from the file once at load."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from llmrun.cpu_kernels.fields import PACK
 from llmrun.cpu_kernels.op import FIRST_FIELD, RECORD_WORDS
 from llmrun.cpu_kernels.team import Team
+from llmrun.quant_formats.block_format import BlockFormat
 from llmrun.quant_formats.tensor import Tensor
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")
@@ -26,6 +28,26 @@ def unpacked_bytes(n_columns: int) -> int:
     return max(512 << 10, 4 * 16 * (8 + 2) * (n_columns // 32))
 
 
+@dataclass(frozen=True)
+class PanelSize:
+    """The size of a panel in bytes, and where in it the words begin; see `panel_format.py`."""
+
+    n_bytes: int
+    words: int
+
+    @classmethod
+    def of(cls, format: BlockFormat, n_blocks: int, lanes: int) -> Self:
+        """Of rows of `n_blocks` blocks."""
+        fields = [kind for kind, *_ in format.layout.fields.values()] if format.layout.fields else [format.layout]
+        half_bytes = sum(kind.itemsize for kind in fields if kind.itemsize == 2)
+        words = _whole_lines(n_blocks * lanes * half_bytes)
+        return cls(words + _whole_lines(n_blocks * lanes * (format.block_bytes - half_bytes)), words)
+
+
+def _whole_lines(n_bytes: int) -> int:
+    return -(-n_bytes // 64) * 64
+
+
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
     """A matrix of the model: its panels, and where the file keeps it."""
@@ -35,6 +57,7 @@ class PackedMatrix:
     n_columns: int
     n_blocks: int  # of a row
     n_panels: int
+    panel: PanelSize
     panels: np.ndarray  # uint8; empty where only the file's rows are read
     tensor: Tensor
 
@@ -63,7 +86,7 @@ def unpacked(tensor: Tensor) -> PackedMatrix:
     """A matrix of which only single rows are read, in place."""
     rows, columns = tensor.shape
     blocks = columns // tensor.format.block_size
-    return PackedMatrix(tensor.format.name, rows, columns, blocks, 0, np.empty(0, np.uint8), tensor)
+    return PackedMatrix(tensor.format.name, rows, columns, blocks, 0, PanelSize(0, 0), np.empty(0, np.uint8), tensor)
 
 
 def pack(team: Team, tensor: Tensor) -> PackedMatrix:
@@ -71,18 +94,24 @@ def pack(team: Team, tensor: Tensor) -> PackedMatrix:
     rows, columns = tensor.shape
     lanes = team.library.isa.lanes
     blocks, panels = columns // tensor.format.block_size, -(-rows // lanes)
-    size = panels * lanes * tensor.rows_bytes
-    packed = _aligned(size)
+    panel = PanelSize.of(tensor.format, blocks, lanes)
+    packed = _aligned(panels * panel.n_bytes)
     program = np.zeros((1, RECORD_WORDS), np.int64)
     program[0, 0] = team.library.address(f"pack-{tensor.format.name}")
-    values = {"source": tensor.data.ctypes.data, "target": packed.ctypes.data, "n_rows": rows, "n_blocks": blocks}
+    values = {
+        "source": tensor.data.ctypes.data, "target": packed.ctypes.data, "n_rows": rows, "n_blocks": blocks,
+        "panel_bytes": panel.n_bytes, "words": panel.words,
+    }  # fmt: skip
     program[0, FIRST_FIELD : FIRST_FIELD + len(values)] = [values[name] for name in PACK._fields]
     team.run(program)
-    return PackedMatrix(tensor.format.name, rows, columns, blocks, panels, packed, tensor)
+    return PackedMatrix(tensor.format.name, rows, columns, blocks, panels, panel, packed, tensor)
 
 
 def _aligned(size: int) -> np.ndarray:
-    """Zeroed memory that begins on a cache line, with a line to spare behind it."""
-    memory = np.empty(size + 128, np.uint8)
+    """Memory that begins on a cache line; what is behind the last row of a matrix is never looked at.
+
+    Not zeroed: numpy asks the system for large pages only for memory that it does not zero.
+    """
+    memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size]

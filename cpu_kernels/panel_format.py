@@ -1,12 +1,14 @@
 """Weights in panels: the table row of a block format on the CPU.
 
-A panel is as many rows of a matrix as a vector has lanes (R). Its blocks follow each other, and inside a block each
-field of the file's block stands R times side by side, so that one load brings the same field of R rows:
+A panel is as many rows of a matrix as a vector has lanes (R). Each field of the file's blocks stands R times side by
+side, so that one load brings the same field of R rows. The halfs of all blocks come first and the words of all blocks
+behind them, or half of the loads would cross cache lines:
 
-    Q4_1 in the file, one row:    d m q0 q1 q2 q3          (halfs, and words of eight 4-bit weights)
-    Q4_1 in a panel:              d x R | m x R | q0 x R | q1 x R | q2 x R | q3 x R
+    Q4_1 in the file, one row:    d m q0 q1 q2 q3, d m q0 q1 q2 q3, ...     (halfs, and words of eight 4-bit weights)
+    Q4_1 in a panel:              d x R | m x R, d x R | m x R, ...
+                                  q0 x R | q1 x R | q2 x R | q3 x R, q0 x R | q1 x R | q2 x R | q3 x R, ...
 
-A panel takes exactly the bytes of its rows in the file.
+A panel takes the bytes of its rows in the file, both parts rounded up to cache lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +26,9 @@ class PanelFormat:
     `fields` lists the file's block in the order of the panel's: (offset, number of 4-byte words), or (offset, 0) for a
     2-byte field. `dequantise(source, target)` writes the weights of one block of the file as floats.
 
-    Weights that are multiplied as bytes have `groups(s, w)`, which gives those of the block at `w` 32 at a time, and
-    say of which `kind` they are; weights that are multiplied as floats have `weights(s, w)` instead, one a row.
+    Weights that are multiplied as bytes have `groups(s, h, w)`, which gives those of the block with its halfs at `h`
+    and its words at `w` 32 at a time, and say of which `kind` they are; weights that are multiplied as floats have
+    `weights(s, h, w)` instead, one a row.
     """
 
     name: str
@@ -33,27 +36,41 @@ class PanelFormat:
     block_bytes: int
     fields: tuple[tuple[int, int], ...]
     dequantise: Callable
-    groups: Callable[[Emitter, V], Iterator[WeightGroup]] | None = None
+    groups: Callable[[Emitter, V, V], Iterator[WeightGroup]] | None = None
     kind: GroupKind | None = None
-    weights: Callable[[Emitter, V], V] | None = None
+    weights: Callable[[Emitter, V, V], V] | None = None
     bit_plane_field: int | None = None  # the field whose 32 bits are spread with `bit_planes` while packing
+
+    @property
+    def half_bytes(self) -> int:
+        """Bytes of a block's halfs in one row."""
+        return 2 * sum(n_words == 0 for _, n_words in self.fields)
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a block's words in one row."""
+        return self.block_bytes - self.half_bytes
 
     @property
     def layout(self) -> Layout:
         """The layout of the activations that it is multiplied with."""
         return Q16 if self.groups else F32
 
-    def dot(self, s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-        """Add the products of the block at `w` with each column of the records at `x`.
+    def dot(self, s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V) -> list[V]:
+        """Add the products of the block at `h` and `w` with each column of the records at `x`.
 
-        The order of float operations does not depend on the number of columns.
+        The order of float operations does not depend on the number of columns. As many bytes as a block has are asked
+        for from `ahead` on.
         """
         if self.groups is None:
             assert self.weights is not None
-            weights = self.weights(s, w)
+            s.prefetch(ahead, self.block_bytes * s.lanes)
+            weights = self.weights(s, h, w)
             return [s.fma(weights, s.broadcast_f32(x + 4 * t), a) for t, a in enumerate(acc)]
         assert self.kind is not None
-        for group in self.groups(s, w):
+        n_bytes = self.block_bytes * s.lanes * 32 // self.block_size
+        for i, group in enumerate(self.groups(s, h, w)):
+            s.prefetch(ahead + i * n_bytes, n_bytes)
             acc = multiply(s, acc, group, self.kind.offset, x)
             x = x + Q16.block_bytes * len(acc)
         return acc

@@ -238,7 +238,8 @@ class ProgramBuilder:
             counts, then = ("n_logit_pairs", FOLD) if layout.is_quantised else ("n_logits", SET)
         self._add(
             f"matmul-{matrix.format}", MATMUL, n_columns=self.step.address(counts), weights=matrix.address,
-            n_panels=matrix.n_panels, n_blocks=matrix.n_blocks, x=x.as_layout(layout), out=out.floats,
+            n_panels=matrix.n_panels, panel_bytes=matrix.panel.n_bytes, words=matrix.panel.words,
+            n_blocks=matrix.n_blocks, x=x.as_layout(layout), out=out.floats,
             out_stride=out.stride, then=then, scratch=self._shared("unpacked", scratch * self.n_threads),
             scratch_stride=scratch, barrier=barrier,
         )  # fmt: skip

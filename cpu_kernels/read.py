@@ -24,9 +24,10 @@ def build_read(isa: Isa) -> Callable:
     def add(s, acc, address):
         return s.bitcast(s.bitcast(acc, simd.I32, 16) + s.load(simd.I32, address, 16), simd.FLOAT, 16)
 
-    @emitted(types.void, INTP, vector)
-    def store(s, address, v):
-        s.store(address, v)
+    @emitted(types.void, INTP, vector, vector, vector, vector)
+    def store_sum(s, address, a, b, c, d):  # all of them, or what they read would be optimised away
+        a, b, c, d = (s.bitcast(v, simd.I32, 16) for v in (a, b, c, d))
+        s.store(address, a + b + c + d)
 
     def read(op, thread, n_threads):
         source, out = load_word(op + READ.source), load_word(op + READ.out) + 64 * thread
@@ -37,9 +38,6 @@ def build_read(isa: Isa) -> Callable:
             b = add(b, source + 256 * i + 64)
             c = add(c, source + 256 * i + 128)
             d = add(d, source + 256 * i + 192)
-        store(out, a)
-        store(out, b)
-        store(out, c)
-        store(out, d)
+        store_sum(out, a, b, c, d)
 
     return read

@@ -22,28 +22,25 @@ def _nibbles(s: Emitter, quants: V, planes: V | None = None) -> Callable[[int], 
     return word
 
 
-def _q4_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w + 2 * s.lanes), [s.load_f16(w)])
+def _q4_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w), [s.load_f16(h)])
 
 
-def _q4_1(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w + 4 * s.lanes), [s.load_f16(w)], s.load_f16(w + 2 * s.lanes))
+def _q4_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w), [s.load_f16(h)], s.load_f16(h + 2 * s.lanes))
 
 
-def _q5_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w + 6 * s.lanes, s.load_bytes(w + 2 * s.lanes)), [s.load_f16(w)])
+def _q5_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w + 4 * s.lanes, s.load_bytes(w)), [s.load_f16(h)])
 
 
-def _q5_1(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    word = _nibbles(s, w + 8 * s.lanes, s.load_bytes(w + 4 * s.lanes))
-    yield WeightGroup(word, [s.load_f16(w)], s.load_f16(w + 2 * s.lanes))
+def _q5_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    word = _nibbles(s, w + 4 * s.lanes, s.load_bytes(w))
+    yield WeightGroup(word, [s.load_f16(h)], s.load_f16(h + 2 * s.lanes))
 
 
-def _q8_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
-    def word(step: int) -> V:
-        return s.signed_weights(s.load_bytes(w + (2 * s.lanes + 4 * s.lanes * step)))
-
-    yield WeightGroup(word, [s.load_f16(w)])
+def _q8_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(lambda step: s.signed_weights(s.load_bytes(w + 4 * s.lanes * step)), [s.load_f16(h)])
 
 
 @device

@@ -185,7 +185,7 @@ class Emitter:
         """Ask for the cache lines of memory that will be read soon."""
         signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
-        hints = [ir.Constant(I32, x) for x in (0, 3, 1)]  # for reading, into all caches, data
+        hints = [ir.Constant(I32, x) for x in (0, 2, 1)]  # for reading, into the second cache, data
         for line in range(0, n_bytes, 64):
             self.builder.call(function, [pointer(self.builder, (address + line).value, I8), *hints])
 

@@ -10,6 +10,7 @@ from kernel_runner import FORMAT_NAMES, Guarded, count, kernels, vector_isas
 from kernel_twins import Cache, gelu, quantise, rms_norm, rope, silu
 
 from llmrun.cpu_kernels.fields import EMBED, GATED, NORM, PACK, QUANTISE, ROPE
+from llmrun.cpu_kernels.packing import PanelSize
 from llmrun.quant_formats.formats import format_named
 
 ISAS = ("avx512vnni", "avx2", "portable")  # of the bytes that AVX-VNNI multiplies, these kernels know nothing
@@ -178,21 +179,27 @@ def test_every_half_is_read_exactly(isa: str) -> None:
 
 
 def panels(name: str, rows: np.ndarray, lanes: int) -> np.ndarray:
-    """The panels of rows (n_rows, n_blocks, block bytes): each half and word of the block, lane by lane."""
+    """The panels of rows (n_rows, n_blocks, block bytes): each half of the blocks, then each word, lane by lane."""
     format = format_named(name)
     padded = np.zeros((-(-len(rows) // lanes) * lanes, *rows.shape[1:]), np.uint8)
     padded[: len(rows)] = rows
     blocks = padded.reshape(-1, lanes, *rows.shape[1:]).swapaxes(1, 2)  # (n_panels, n_blocks, lanes, block bytes)
     fields = format.layout.fields or {"": (format.layout, 0)}
-    pieces = []
+    halfs, words = [], []
     for field, (kind, offset, *_) in fields.items():
         step = 2 if kind.itemsize == 2 else 4
         for at in range(offset, offset + kind.itemsize, step):
             piece = np.ascontiguousarray(blocks[..., at : at + step])
             if (name, field) in (("Q5_0", "qh"), ("Q5_1", "qh")):
                 piece = bit_planes(piece)
-            pieces.append(piece.reshape(*blocks.shape[:2], -1))
-    return np.concatenate(pieces, axis=-1).reshape(-1)
+            (halfs if step == 2 else words).append(piece.reshape(*blocks.shape[:2], -1))
+    return np.concatenate([whole_lines(pieces, len(blocks)) for pieces in (halfs, words)], axis=-1).reshape(-1)
+
+
+def whole_lines(pieces: list[np.ndarray], n_panels: int) -> np.ndarray:
+    """The pieces (n_panels, n_blocks, bytes) of each panel, padded with zeros to a multiple of 64 bytes."""
+    plane = np.concatenate(pieces, axis=-1).reshape(n_panels, -1) if pieces else np.zeros((n_panels, 0), np.uint8)
+    return np.pad(plane, ((0, 0), (0, -plane.shape[1] % 64)))
 
 
 def bit_planes(words: np.ndarray) -> np.ndarray:
@@ -213,7 +220,11 @@ def test_pack(isa: str, name: str) -> None:
             expected = panels(name, rows, k.isa.lanes)
             target = Guarded(expected.size)
             target.bytes[:] = 0  # what is missing stays zero
-            k.run(f"pack-{name}", PACK, source=rows, target=target.bytes, n_rows=n_rows, n_blocks=n_blocks)
+            panel = PanelSize.of(format, n_blocks, k.isa.lanes)
+            k.run(
+                f"pack-{name}", PACK, source=rows, target=target.bytes, n_rows=n_rows, n_blocks=n_blocks,
+                panel_bytes=panel.n_bytes, words=panel.words,
+            )  # fmt: skip
             target.check()
             np.testing.assert_array_equal(target.bytes, expected)
 

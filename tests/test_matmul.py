@@ -11,7 +11,7 @@ from kernel_twins import quantised_values
 from llmrun.cpu_kernels.activations import LAYOUTS
 from llmrun.cpu_kernels.fields import ADD, FOLD, MATMUL, NORM, PACK, QUANTISE, SET
 from llmrun.cpu_kernels.isa import ISAS
-from llmrun.cpu_kernels.packing import layout_of, unpacked_bytes
+from llmrun.cpu_kernels.packing import PanelSize, layout_of, unpacked_bytes
 from llmrun.quant_formats.formats import format_named
 
 TOKENS = (1, 2, 3, 5, 8, 13, 40)
@@ -30,10 +30,13 @@ def case(name: str, n_rows: int, n_blocks: int) -> tuple[Stored, np.ndarray]:
 def pack(k: Kernels, stored: Stored) -> np.ndarray:
     """The panels of a matrix."""
     n_rows, row_bytes = stored.rows.shape
-    n_panels = -(-n_rows // k.isa.lanes)
-    target = np.zeros(n_panels * k.isa.lanes * row_bytes + 64, np.uint8)
-    n_blocks = row_bytes // stored.format.block_bytes
-    k.run(f"pack-{stored.format.name}", PACK, source=stored.rows, target=target, n_rows=n_rows, n_blocks=n_blocks)
+    n_panels, n_blocks = -(-n_rows // k.isa.lanes), row_bytes // stored.format.block_bytes
+    panel = PanelSize.of(stored.format, n_blocks, k.isa.lanes)
+    target = np.zeros(n_panels * panel.n_bytes, np.uint8)
+    k.run(
+        f"pack-{stored.format.name}", PACK, source=stored.rows, target=target, n_rows=n_rows, n_blocks=n_blocks,
+        panel_bytes=panel.n_bytes, words=panel.words,
+    )  # fmt: skip
     return target
 
 
@@ -51,9 +54,11 @@ def multiply(
 ) -> None:
     """Run the kernel; the rows of `out` are those of whole panels."""
     n, scratch = stored.weights.shape[1], unpacked_bytes(stored.weights.shape[1])
+    n_blocks = n // stored.format.block_size
+    panel = PanelSize.of(stored.format, n_blocks, k.isa.lanes)
     k.run(
         f"matmul-{stored.format.name}", MATMUL, n_columns=count(n_columns), weights=pack(k, stored), n_panels=n_panels,
-        n_blocks=n // stored.format.block_size, x=records, out=out.bytes,
+        panel_bytes=panel.n_bytes, words=panel.words, n_blocks=n_blocks, x=records, out=out.bytes,
         out_stride=4 * max(16, n_panels * k.isa.lanes), then=then, scratch=np.empty(k.n_threads * scratch, np.uint8),
         scratch_stride=scratch,
     )  # fmt: skip
