@@ -9,17 +9,16 @@ the same order, so the same bits.
 
 import math
 from collections.abc import Callable
-from types import ModuleType
 
 import numpy as np
 from numba import types
 
-from llmrun.cpu_kernels import kv_f16, kv_q8_0
 from llmrun.cpu_kernels.attention_merge import build_clear, build_finish, build_merge_runs
 from llmrun.cpu_kernels.attention_softmax import build_softmax
 from llmrun.cpu_kernels.fields import ATTENTION
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.kv_layouts import KV_LAYOUTS
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.memory import load_i32, load_word, store_i32
 from llmrun.cpu_kernels.step import (
@@ -30,9 +29,6 @@ from llmrun.cpu_kernels.step import (
     attention_scratch_bytes,
     column_bytes,
 )
-
-LAYOUTS: dict[str, ModuleType] = {"f16": kv_f16, "q8_0": kv_q8_0}
-"""The code that reads and writes each type of keys and values."""
 
 _LIMITS = 6 * BLOCK_TOKENS * TILE  # where the first and last visible token of each column are, behind the weights
 
@@ -143,7 +139,7 @@ def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
 
 def _build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     """`take_queries(op, token, n_tokens, kv_head, q)`: the queries of a group's heads, column after column."""
-    take = LAYOUTS[kv.name].build_take(isa, head_dim)
+    take = KV_LAYOUTS[kv.name].build_take(isa, head_dim)
     q_bytes, scale = 4 * head_dim, np.float32(math.log2(math.e))  # weights are powers of two
 
     @device
@@ -203,7 +199,7 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
     `here` is the position of the tile's first token counted from the block's first; `c` is the first column's number;
     the next block is `ahead` bytes further.
     """
-    layout = LAYOUTS[kv.name]
+    layout = KV_LAYOUTS[kv.name]
     scores = layout.build_scores(isa, head_dim, columns)
     softmax = build_softmax(isa, head_dim, columns)
     add_values = layout.build_values(isa, head_dim, columns)
@@ -212,10 +208,11 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
     def add(q, keys, values, ahead, weights, results, here, c, group, window):
         scores(q, keys, ahead, weights)
         for t in range(columns):
-            visible = here + (c + t) // group + 1
+            visible = here + (c + t) // group + 1  # not more than 0 where the token is of an earlier block
             store_i32(weights + _LIMITS + 8 * t, types.int32(visible - window if window else 0))
             store_i32(weights + _LIMITS + 8 * t + 4, types.int32(visible))
         softmax(weights, weights + _LIMITS, results)
-        add_values(weights, values, ahead, results, min(here + (c + columns - 1) // group + 1, BLOCK_TOKENS))
+        visible = here + (c + columns - 1) // group + 1
+        add_values(weights, values, ahead, results, min(max(visible, 0), BLOCK_TOKENS))
 
     return add

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from numba import types
 
-from llmrun.cpu_kernels.attention import LAYOUTS
 from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.kv_layouts import KV_LAYOUTS
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.rows import build_norm_sum
@@ -18,7 +18,7 @@ from llmrun.cpu_kernels.step import BLOCK_TOKENS
 
 def build_rope(isa: Isa, kv: KVType) -> Callable:
     """The kernel for one type of keys and values."""
-    prepare, store = _build_prepare(isa), LAYOUTS[kv.name].build_store(isa)
+    prepare, store = _build_prepare(isa), KV_LAYOUTS[kv.name].build_store(isa)
     dim_bytes = kv.dim_bytes
 
     @device
