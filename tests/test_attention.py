@@ -30,7 +30,7 @@ if supported() == ["portable"]:  # then it is what everybody here runs
     CASES = list(dict.fromkeys(("portable", kv, head_dim) for _, kv, head_dim in CASES))
 else:
     CASES += [("portable", "f16", 80), ("portable", "q8_0", 96)]
-TOLERANCE = {"f16": 1e-5, "q8_0": 2e-4}  # of values about 1; the weights of bytes are integers of 15 bits
+TOLERANCE = {"f16": 1e-5, "q8_0": 5e-4}  # of values about 1; queries and weights are integers of 16 and 15 bits
 
 
 @dataclass(frozen=True)
