@@ -1,8 +1,9 @@
-"""Matrix products of packed weights with quantised activations: out[t] = W x[t], or out[t] += W x[t].
+"""Matrix products of packed weights with activations: out[t] = W x[t], or out[t] += W x[t].
 
-One kernel serves a single token and a prompt. Each panel of rows is multiplied with groups of up to `Isa.columns`
-columns; lane = row, so no sum ever crosses lanes, and every product runs through the same float operations whatever
-the number of columns.
+A panel of rows is multiplied with groups of up to `Isa.columns` columns; lane = row, so no sum ever crosses lanes. For
+few columns, weights are unpacked in registers, once a group. For many, panels are unpacked to bytes first, as many as
+stay in the cache together, and every group of columns is read once for all of them. Both ways take every product
+through the same float operations in the same order.
 """
 
 from collections.abc import Callable
@@ -10,89 +11,187 @@ from collections.abc import Callable
 from numba import types
 
 from llmrun.cpu_kernels import simd
-from llmrun.cpu_kernels.fields import MATMUL
+from llmrun.cpu_kernels.fields import ADD, FOLD, MATMUL
 from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_word
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.share import share
-from llmrun.cpu_kernels.simd import INTP
+from llmrun.cpu_kernels.simd import INTP, Emitter, V
+from llmrun.cpu_kernels.weight_group import load_unpacked, multiply, store_unpacked
+
+MANY_COLUMNS = 32
+"""From so many columns on, panels are unpacked before they are multiplied."""
+
+
+PREFETCH_BYTES = 8 << 10
+"""How far ahead weights are asked for; a processor's own prefetching stops at the end of each page."""
 
 
 def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
     """The kernel for weights of one format."""
+    few = _build_few(isa, panel)
+    many = _build_many(isa, panel, few) if panel.groups else few
+
+    def matmul(op, thread, n_threads):
+        n_columns = load_word(load_word(op + MATMUL.n_columns))
+        first, last = share(load_word(op + MATMUL.n_panels), thread, n_threads)
+        if n_columns >= MANY_COLUMNS:
+            many(op, thread, first, last, 0, n_columns)
+        else:
+            few(op, thread, first, last, 0, n_columns)
+
+    return matmul
+
+
+def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
+    """`few(op, thread, first, last, t, n_columns)`: the panels [first, last) with the columns from t on."""
     products = [_build_product(isa, panel, 1 << i) for i in range(isa.columns.bit_length())]
     product1, product2 = products[0], products[1]
     product4 = products[2] if len(products) > 2 else product2
     product8 = products[3] if len(products) > 3 else product4
     width, _ = group_functions(isa)
-    panel_bytes, column_bytes = panel.block_bytes * isa.lanes, panel.layout.block_bytes
-    row_bytes = 4 * isa.lanes
+    panel_bytes, block_bytes = panel.block_bytes * isa.lanes, panel.layout.block_bytes
+    row_bytes, x_blocks = 4 * isa.lanes, panel.block_size // panel.layout.block_size
 
-    def matmul(op, thread, n_threads):
-        n_tokens = load_word(load_word(op + MATMUL.n_tokens))
-        n_blocks = load_word(op + MATMUL.n_blocks)
-        stride = load_word(op + MATMUL.out_stride)
-        accumulate = load_word(op + MATMUL.accumulate)
-        first, last = share(load_word(op + MATMUL.n_panels), thread, n_threads)
+    @device
+    def few(op, thread, first, last, begin, n_columns):
+        n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
+        then = load_word(op + MATMUL.then)
+        column_bytes = n_blocks * x_blocks * block_bytes
         for p in range(first, last):
             w = load_word(op + MATMUL.weights) + p * n_blocks * panel_bytes
-            x = load_word(op + MATMUL.x)
             out = load_word(op + MATMUL.out) + p * row_bytes
-            t = 0
-            while t < n_tokens:
-                n = width(n_tokens - t)
+            t = begin
+            while t < n_columns:
+                n = width(n_columns - t)
+                x, o = load_word(op + MATMUL.x) + t * column_bytes, out + (t // 2 if then == FOLD else t) * stride
                 if n == 8:
-                    product8(w, x, n_blocks, out, stride, accumulate)
+                    product8(w, x, n_blocks, o, stride, then)
                 elif n == 4:
-                    product4(w, x, n_blocks, out, stride, accumulate)
+                    product4(w, x, n_blocks, o, stride, then)
                 elif n == 2:
-                    product2(w, x, n_blocks, out, stride, accumulate)
+                    product2(w, x, n_blocks, o, stride, then)
                 else:
-                    product1(w, x, n_blocks, out, stride, accumulate)
-                x += n * n_blocks * column_bytes
-                out += n * stride
+                    product1(w, x, n_blocks, o, stride, then)
                 t += n
 
-    return matmul
+    return few
+
+
+def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
+    """The same for many columns; what is left over after the widest groups goes to `few`."""
+    kind = panel.kind
+    assert kind is not None
+    unpack, widest = _build_unpack(isa, panel), isa.columns
+    group_bytes, x_bytes = kind.unpacked_bytes(isa.lanes), panel.layout.block_bytes * widest
+    offset = simd.cheap_offset(isa, kind.offset)
+
+    def dot(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
+        return multiply(s, acc, load_unpacked(s, w, kind), offset, x)
+
+    product = _build_run(isa, widest, dot, group_bytes, x_bytes)
+    panel_bytes, row_bytes = panel.block_bytes * isa.lanes, 4 * isa.lanes
+    groups_a_block, column_bytes = panel.block_size // 32, panel.layout.block_bytes
+
+    @device
+    def many(op, thread, first, last, begin, n_columns):
+        n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
+        n_groups, then = n_blocks * groups_a_block, load_word(op + MATMUL.then)
+        scratch = load_word(op + MATMUL.scratch) + thread * load_word(op + MATMUL.scratch_stride)
+        at_once = max(1, load_word(op + MATMUL.scratch_stride) // (n_groups * group_bytes))
+        end = n_columns - n_columns % widest
+        for p in range(first, last, at_once):
+            n_panels = min(at_once, last - p)
+            for i in range(n_panels):
+                w = load_word(op + MATMUL.weights) + (p + i) * n_blocks * panel_bytes
+                unpack(w, scratch + i * n_groups * group_bytes, n_blocks)
+            for t in range(begin, end, widest):
+                x = load_word(op + MATMUL.x) + t * n_groups * column_bytes
+                out = load_word(op + MATMUL.out) + (t // 2 if then == FOLD else t) * stride + p * row_bytes
+                for i in range(n_panels):
+                    w = scratch + i * n_groups * group_bytes
+                    product(w, x, n_groups, out + i * row_bytes, stride, then)
+            few(op, thread, p, p + n_panels, end, n_columns)
+
+    return many
 
 
 def _build_product(isa: Isa, panel: PanelFormat, columns: int) -> Callable:
-    """One panel times one group of columns."""
+    """One packed panel times one group of columns."""
+    x_bytes = panel.layout.block_bytes * columns * (panel.block_size // panel.layout.block_size)
+    w_bytes = panel.block_bytes * isa.lanes
+
+    def dot(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
+        s.prefetch(w + PREFETCH_BYTES, w_bytes)
+        return panel.dot(s, acc, w, x)
+
+    return _build_run(isa, columns, dot, w_bytes, x_bytes)
+
+
+def _build_run(isa: Isa, columns: int, dot: Callable, w_bytes: int, x_bytes: int) -> Callable:
+    """`product(w, x, n, out, stride, then)`: `dot` over n blocks of `w_bytes` and records of `x_bytes`."""
     emitted, tile = simd.emitter_for(isa), simd.tile(isa.lanes, columns)
-    panel_bytes, record_bytes = panel.block_bytes * isa.lanes, panel.layout.block_bytes * columns
 
     @emitted(tile)
     def zeros(s):
         return [s.zero_f32()] * columns
 
     @emitted(tile, tile, INTP, INTP)
-    def dot(s, acc, w, x):
-        return panel.dot(s, acc, w, x)
+    def add_block(s, acc, w, x):
+        return dot(s, acc, w, x)
 
     @emitted(types.void, INTP, INTP, tile)
-    def store(s, out, stride, acc):
+    def set_rows(s, out, stride, acc):
         for a in acc:
             s.store(out, a)
             out = out + stride
 
     @emitted(types.void, INTP, INTP, tile)
-    def add(s, out, stride, acc):
+    def add_rows(s, out, stride, acc):
         for a in acc:
             s.store(out, s.load_f32(out) + a)
             out = out + stride
 
+    @emitted(types.void, INTP, INTP, tile)
+    def fold_rows(s, out, stride, acc):
+        for t in range(0, columns - 1, 2):
+            s.store(out, acc[t] + acc[t + 1])
+            out = out + stride
+
     @device
-    def product(w, x, n_blocks, out, stride, accumulate):
+    def product(w, x, n, out, stride, then):
         acc = zeros()
-        for _ in range(n_blocks):
-            acc = dot(acc, w, x)
-            w += panel_bytes
-            x += record_bytes
-        if accumulate:
-            add(out, stride, acc)
+        for _ in range(n):
+            acc = add_block(acc, w, x)
+            w += w_bytes
+            x += x_bytes
+        if then == ADD:
+            add_rows(out, stride, acc)
+        elif then == FOLD:
+            fold_rows(out, stride, acc)
         else:
-            store(out, stride, acc)
+            set_rows(out, stride, acc)
 
     return product
+
+
+def _build_unpack(isa: Isa, panel: PanelFormat) -> Callable:
+    """`unpack(w, target, n_blocks)`: one panel to bytes and floats."""
+    emitted, kind, groups = simd.emitter_for(isa), panel.kind, panel.groups
+    assert kind is not None
+    assert groups is not None
+    w_bytes, target_bytes = panel.block_bytes * isa.lanes, kind.unpacked_bytes(isa.lanes) * (panel.block_size // 32)
+
+    @emitted(types.void, INTP, INTP)
+    def unpack_block(s, w, target):
+        for i, group in enumerate(groups(s, w)):
+            store_unpacked(s, target + i * kind.unpacked_bytes(s.lanes), group, kind)
+
+    @device
+    def unpack(w, target, n_blocks):
+        for b in range(n_blocks):
+            unpack_block(w + b * w_bytes, target + b * target_bytes)
+
+    return unpack

@@ -9,8 +9,21 @@ from llmrun.cpu_kernels.op import FIRST_FIELD, RECORD_WORDS
 from llmrun.cpu_kernels.team import Team
 from llmrun.quant_formats.tensor import Tensor
 
-LAYOUT_OF_FORMAT = {"F32": "f32", "F16": "f32", "BF16": "f32", "Q4_K": "q256", "Q5_K": "q256", "Q6_K": "q256"}
-"""The activation layout that a format is multiplied with; the others take q32. See `activations.py`."""
+FLOAT_FORMATS = ("F32", "F16", "BF16")
+"""Formats that are multiplied as floats, with activations in the layout f32; the others take q16."""
+
+
+def layout_of(format_name: str) -> str:
+    """The layout of the activations that a format is multiplied with, see `activations.py`."""
+    return "f32" if format_name in FLOAT_FORMATS else "q16"
+
+
+def unpacked_bytes(n_columns: int) -> int:
+    """Scratch of a thread for unpacked panels: what stays in the second cache beside the activations.
+
+    It has room for at least one panel of the widest lanes and the largest groups (`weight_group.py`).
+    """
+    return max(512 << 10, 4 * 16 * (8 + 2) * (n_columns // 32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +56,7 @@ class PackedMatrix:
     @property
     def layout(self) -> str:
         """Name of the activation layout of the products."""
-        return LAYOUT_OF_FORMAT.get(self.format, "q32")
+        return layout_of(self.format)
 
 
 def unpacked(tensor: Tensor) -> PackedMatrix:
@@ -70,6 +83,6 @@ def pack(team: Team, tensor: Tensor) -> PackedMatrix:
 
 def _aligned(size: int) -> np.ndarray:
     """Zeroed memory that begins on a cache line, with a line to spare behind it."""
-    memory = np.zeros(size + 128, np.uint8)
+    memory = np.empty(size + 128, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size]

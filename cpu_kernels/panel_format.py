@@ -9,11 +9,12 @@ field of the file's block stands R times side by side, so that one load brings t
 A panel takes exactly the bytes of its rows in the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llmrun.cpu_kernels.activations import Layout
+from llmrun.cpu_kernels.activations import F32, Q16, Layout
 from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup, multiply
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,38 @@ class PanelFormat:
     """What the kernels need to know of a block format.
 
     `fields` lists the file's block in the order of the panel's: (offset, number of 4-byte words), or (offset, 0) for a
-    2-byte field. `dot(s, acc, w, x)` adds the products of the block at `w` with each column of the record at `x`, in
-    a fixed order of float operations that does not depend on the number of columns. `dequantise(source, target)`
-    writes the weights of one block of the file as floats.
+    2-byte field. `dequantise(source, target)` writes the weights of one block of the file as floats.
+
+    Weights that are multiplied as bytes have `groups(s, w)`, which gives those of the block at `w` 32 at a time, and
+    say of which `kind` they are; weights that are multiplied as floats have `weights(s, w)` instead, one a row.
     """
 
     name: str
     block_size: int
     block_bytes: int
-    layout: Layout
     fields: tuple[tuple[int, int], ...]
-    dot: Callable[[Emitter, list[V], V, V], list[V]]
     dequantise: Callable
+    groups: Callable[[Emitter, V], Iterator[WeightGroup]] | None = None
+    kind: GroupKind | None = None
+    weights: Callable[[Emitter, V], V] | None = None
     bit_plane_field: int | None = None  # the field whose 32 bits are spread with `bit_planes` while packing
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the activations that it is multiplied with."""
+        return Q16 if self.groups else F32
+
+    def dot(self, s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
+        """Add the products of the block at `w` with each column of the records at `x`.
+
+        The order of float operations does not depend on the number of columns.
+        """
+        if self.groups is None:
+            assert self.weights is not None
+            weights = self.weights(s, w)
+            return [s.fma(weights, s.broadcast_f32(x + 4 * t), a) for t, a in enumerate(acc)]
+        assert self.kind is not None
+        for group in self.groups(s, w):
+            acc = multiply(s, acc, group, self.kind.offset, x)
+            x = x + Q16.block_bytes * len(acc)
+        return acc

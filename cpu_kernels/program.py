@@ -14,9 +14,9 @@ import numpy as np
 from llmrun.cpu_kernels import op
 from llmrun.cpu_kernels.activations import LAYOUTS, Layout
 from llmrun.cpu_kernels.buffers import Buffer, place
-from llmrun.cpu_kernels.fields import ATTENTION, EMBED, GATED, MATMUL, NORM, QUANTISE, ROPE
+from llmrun.cpu_kernels.fields import ADD, ATTENTION, EMBED, FOLD, GATED, MATMUL, NORM, QUANTISE, ROPE, SET
 from llmrun.cpu_kernels.library import KernelLibrary
-from llmrun.cpu_kernels.packing import PackedMatrix
+from llmrun.cpu_kernels.packing import PackedMatrix, unpacked_bytes
 from llmrun.cpu_kernels.step import Step, attention_scratch_bytes, partial_bytes
 
 Value = int | Buffer | Callable[[], int]
@@ -34,10 +34,14 @@ class _Operation:
 
 
 class Rows:
-    """Activations: (n_tokens, n) float32, and the quantised forms that products read."""
+    """Activations: (n_tokens, n) float32, and the quantised forms that products read.
 
-    def __init__(self, builder: "ProgramBuilder", n: int):
-        self.n = n
+    Rows `of_logits` are quantised as two columns that add up to them: rounding hurts most where nothing follows that
+    could even it out, and reading the weights takes the time there anyway.
+    """
+
+    def __init__(self, builder: "ProgramBuilder", n: int, *, of_logits: bool = False):
+        self.n, self.of_logits = n, of_logits
         self.stride = 4 * (-(-n // 16) * 16)
         self.floats = Buffer(builder.step.max_tokens * self.stride)
         self._quantised: dict[str, Buffer] = {}
@@ -57,7 +61,8 @@ class Rows:
         """The rows in a layout; the operation that makes them is told to write it."""
         if layout.name not in self._quantised:
             assert self._producer is not None, "nothing quantises these rows"
-            buffer = Buffer(self._builder.step.max_tokens * layout.column_bytes(self.n))
+            columns = self._builder.step.max_tokens * (2 if self.of_logits else 1)
+            buffer = Buffer(columns * layout.column_bytes(self.n))
             self._quantised[layout.name] = buffer
             self._builder.set_field(self._producer, layout.name, buffer)
         return self._quantised[layout.name]
@@ -90,23 +95,23 @@ class ProgramBuilder:
 
     def norm(self, x: Rows, weight: str, eps: float, *, of_logits: bool = False) -> Rows:
         """RMS norm; with `of_logits` only of the tokens whose logits are wanted."""
-        out = Rows(self, x.n)
+        out = Rows(self, x.n, of_logits=of_logits)
         return out.produced_by(self._norm(x, weight, eps, out=out, residual=0, of_logits=of_logits))
 
     def add_norm(self, x: Rows, y: Rows, weight: str, eps: float) -> None:
         """x += RMS norm of y."""
         self._norm(y, weight, eps, out=None, residual=x.floats, of_logits=False)
 
-    def matmul(self, x: Rows, *names: str, of_logits: bool = False) -> tuple[Rows, ...]:
+    def matmul(self, x: Rows, *names: str) -> tuple[Rows, ...]:
         """The product of the rows with each matrix."""
         outs = tuple(Rows(self, self._matrix(name).n_rows) for name in names)
         for i, (name, out) in enumerate(zip(names, outs, strict=True)):
-            self._matmul(x, name, out, accumulate=False, of_logits=of_logits, barrier=i == len(names) - 1)
+            self._matmul(x, name, out, accumulate=False, barrier=i == len(names) - 1)
         return outs
 
     def add_matmul(self, x: Rows, y: Rows, name: str) -> None:
         """x += the product of the rows y with a matrix."""
-        self._matmul(y, name, x, accumulate=True, of_logits=False, barrier=True)
+        self._matmul(y, name, x, accumulate=True, barrier=True)
 
     def gated(self, gate: Rows, up: Rows, activation: str) -> Rows:
         """activation(gate) * up, with "silu" or "gelu"."""
@@ -115,7 +120,7 @@ class ProgramBuilder:
             self._add(
                 f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.floats,
                 gate_stride=gate.stride, up=up.floats, up_stride=up.stride, out=out.floats, out_stride=out.stride,
-                n=gate.n, q32=0, q256=0, f32=0,
+                n=gate.n, q16=0, f32=0,
             )
         )  # fmt: skip
 
@@ -153,7 +158,7 @@ class ProgramBuilder:
         return out.produced_by(
             self._add(
                 "quantise", QUANTISE, n_tokens=step.address("n_tokens"), x=out.floats, x_stride=out.stride, n=out.n,
-                q32=0, q256=0, f32=0,
+                q16=0, f32=0,
             )
         )  # fmt: skip
 
@@ -219,18 +224,23 @@ class ProgramBuilder:
             "norm", NORM, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
             rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,
             weight=self._vector(weight), eps=op.float_word(eps), n=x.n, residual=residual,
-            out=out.floats if out else 0, out_stride=out.stride if out else x.stride, q32=0, q256=0, f32=0,
+            out=out.floats if out else 0, out_stride=out.stride if out else x.stride, q16=0, f32=0,
+            pairs=int(of_logits),
             barrier=out is not None,
         )  # fmt: skip
 
-    def _matmul(self, x: Rows, name: str, out: Rows, *, accumulate: bool, of_logits: bool, barrier: bool) -> None:
+    def _matmul(self, x: Rows, name: str, out: Rows, *, accumulate: bool, barrier: bool) -> None:
         matrix = self._matrix(name)
         assert matrix.n_columns == x.n, (name, matrix.n_columns, x.n)
+        layout, scratch = LAYOUTS[matrix.layout], unpacked_bytes(x.n)
+        counts, then = "n_tokens", ADD if accumulate else SET
+        if x.of_logits:
+            counts, then = ("n_logit_pairs", FOLD) if layout.is_quantised else ("n_logits", SET)
         self._add(
-            f"matmul-{matrix.format}", MATMUL, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
-            weights=matrix.address, n_panels=matrix.n_panels, n_blocks=matrix.n_blocks,
-            x=x.as_layout(LAYOUTS[matrix.layout]), out=out.floats, out_stride=out.stride, accumulate=int(accumulate),
-            barrier=barrier,
+            f"matmul-{matrix.format}", MATMUL, n_columns=self.step.address(counts), weights=matrix.address,
+            n_panels=matrix.n_panels, n_blocks=matrix.n_blocks, x=x.as_layout(layout), out=out.floats,
+            out_stride=out.stride, then=then, scratch=self._shared("unpacked", scratch * self.n_threads),
+            scratch_stride=scratch, barrier=barrier,
         )  # fmt: skip
 
     def _matrix(self, name: str) -> PackedMatrix:

@@ -1,78 +1,49 @@
-"""Kernels' view of the formats of 32 weights with one scale: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
+"""Kernels' view of the formats of 32 weights with one scale: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1."""
 
-A block's dot product is an exact integer; it enters the float sum with one fused multiply-add for the scale, and one
-more for the minimum where the format has one, in ascending block order.
-"""
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from llmrun.cpu_kernels.activations import Q32, Q32Record
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, load_i8, load_u8, load_u32, store_f32
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup
 
 
-def _nibble_sums(s: Emitter, start: list[V], quants: V, x: Q32Record, planes: V | None = None) -> list[V]:
-    """Integer products of 32 weights of 4 bits, or of 5 where `planes` holds the fifth: bit `step` of each byte."""
-    high, low = [s.zero_i32()] * len(start), list(start)
-    for word in range(4):
-        v = s.load_bytes(quants + 4 * s.lanes * word)
-        for step, nibbles in ((word, s.low_nibbles(v)), (word + 4, s.high_nibbles(v))):
-            u = nibbles if planes is None else nibbles | (s.byte_shift(planes, step - 4) & 16)
-            for t in range(len(start)):
-                high[t] = s.dot_u8(high[t], u, x.high(t, step))
-                low[t] = s.dot_u8(low[t], u, x.low(t, step))
-    return [(h << 8) + c for h, c in zip(high, low, strict=True)]
+def _nibbles(s: Emitter, quants: V, planes: V | None = None) -> Callable[[int], V]:
+    """Weights of 4 bits, or of 5 where `planes` holds the fifth: bit `step` of each byte."""
+    words = [s.load_bytes(quants + 4 * s.lanes * i) for i in range(4)]
+
+    def word(step: int) -> V:
+        u = s.low_nibbles(words[step]) if step < 4 else s.high_nibbles(words[step - 4])
+        return u if planes is None else u | (s.byte_shift(planes, step - 4) & 16)
+
+    return word
 
 
-def _add_scaled(s: Emitter, acc: list[V], c: list[V], d: V, x: Q32Record) -> list[V]:
-    return [s.fma(s.to_f32(c[t]) * x.scale(t), d, a) for t, a in enumerate(acc)]
+def _q4_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w + 2 * s.lanes), [s.load_f16(w)])
 
 
-def _add_minimum(s: Emitter, acc: list[V], m: V, x: Q32Record) -> list[V]:
-    return [s.fma(m, x.scaled_sum(t), a) for t, a in enumerate(acc)]
+def _q4_1(s: Emitter, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w + 4 * s.lanes), [s.load_f16(w)], s.load_f16(w + 2 * s.lanes))
 
 
-def _dot_q4_0(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-    record = Q32Record(s, x, len(acc))
-    start = [record.negative_sum(t) << 3 for t in range(len(acc))]
-    c = _nibble_sums(s, start, w + 2 * s.lanes, record)
-    return _add_scaled(s, acc, c, s.load_f16(w), record)
+def _q5_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
+    yield WeightGroup(_nibbles(s, w + 6 * s.lanes, s.load_bytes(w + 2 * s.lanes)), [s.load_f16(w)])
 
 
-def _dot_q4_1(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-    record = Q32Record(s, x, len(acc))
-    c = _nibble_sums(s, [s.zero_i32()] * len(acc), w + 4 * s.lanes, record)
-    acc = _add_scaled(s, acc, c, s.load_f16(w), record)
-    return _add_minimum(s, acc, s.load_f16(w + 2 * s.lanes), record)
+def _q5_1(s: Emitter, w: V) -> Iterator[WeightGroup]:
+    word = _nibbles(s, w + 8 * s.lanes, s.load_bytes(w + 4 * s.lanes))
+    yield WeightGroup(word, [s.load_f16(w)], s.load_f16(w + 2 * s.lanes))
 
 
-def _dot_q5_0(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-    record = Q32Record(s, x, len(acc))
-    start = [record.negative_sum(t) << 4 for t in range(len(acc))]
-    c = _nibble_sums(s, start, w + 6 * s.lanes, record, planes=s.load_bytes(w + 2 * s.lanes))
-    return _add_scaled(s, acc, c, s.load_f16(w), record)
+def _q8_0(s: Emitter, w: V) -> Iterator[WeightGroup]:
+    def word(step: int) -> V:
+        return s.signed_weights(s.load_bytes(w + (2 * s.lanes + 4 * s.lanes * step)))
 
-
-def _dot_q5_1(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-    record = Q32Record(s, x, len(acc))
-    zero = [s.zero_i32()] * len(acc)
-    c = _nibble_sums(s, zero, w + 8 * s.lanes, record, planes=s.load_bytes(w + 4 * s.lanes))
-    acc = _add_scaled(s, acc, c, s.load_f16(w), record)
-    return _add_minimum(s, acc, s.load_f16(w + 2 * s.lanes), record)
-
-
-def _dot_q8_0(s: Emitter, acc: list[V], w: V, x: V) -> list[V]:
-    record = Q32Record(s, x, len(acc))
-    high, low = [s.zero_i32()] * len(acc), [s.signed_start(record.negative_sum(t)) for t in range(len(acc))]
-    for step in range(8):
-        weights = s.signed_weights(s.load_bytes(w + (2 * s.lanes + 4 * s.lanes * step)))
-        for t in range(len(acc)):
-            high[t] = s.dot_s8(high[t], weights, record.high(t, step))
-            low[t] = s.dot_s8(low[t], weights, record.low(t, step))
-    c = [(h << 8) + c for h, c in zip(high, low, strict=True)]
-    return _add_scaled(s, acc, c, s.load_f16(w), record)
+    yield WeightGroup(word, [s.load_f16(w)])
 
 
 @device
@@ -114,10 +85,13 @@ def _dequantise_q8_0(source, target):
         store_f32(target + 4 * i, np.float32(load_i8(source + 2 + i)) * d)
 
 
-Q4_0 = PanelFormat("Q4_0", 32, 18, Q32, ((0, 0), (2, 4)), _dot_q4_0, _dequantise_q4_0)
-Q4_1 = PanelFormat("Q4_1", 32, 20, Q32, ((0, 0), (2, 0), (4, 4)), _dot_q4_1, _dequantise_q4_1)
-Q5_0 = PanelFormat("Q5_0", 32, 22, Q32, ((0, 0), (2, 1), (6, 4)), _dot_q5_0, _dequantise_q5_0, bit_plane_field=1)
-Q5_1 = PanelFormat(
-    "Q5_1", 32, 24, Q32, ((0, 0), (2, 0), (4, 1), (8, 4)), _dot_q5_1, _dequantise_q5_1, bit_plane_field=2
+Q4_0 = PanelFormat("Q4_0", 32, 18, ((0, 0), (2, 4)), _dequantise_q4_0, _q4_0, GroupKind(offset=8))
+Q4_1 = PanelFormat("Q4_1", 32, 20, ((0, 0), (2, 0), (4, 4)), _dequantise_q4_1, _q4_1, GroupKind(has_minimum=True))
+Q5_0 = PanelFormat(
+    "Q5_0", 32, 22, ((0, 0), (2, 1), (6, 4)), _dequantise_q5_0, _q5_0, GroupKind(offset=16), bit_plane_field=1
 )
-Q8_0 = PanelFormat("Q8_0", 32, 34, Q32, ((0, 0), (2, 8)), _dot_q8_0, _dequantise_q8_0)
+Q5_1 = PanelFormat(
+    "Q5_1", 32, 24, ((0, 0), (2, 0), (4, 1), (8, 4)), _dequantise_q5_1, _q5_1, GroupKind(has_minimum=True),
+    bit_plane_field=2,
+)  # fmt: skip
+Q8_0 = PanelFormat("Q8_0", 32, 34, ((0, 0), (2, 8)), _dequantise_q8_0, _q8_0, GroupKind(offset=128))

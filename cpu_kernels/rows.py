@@ -9,7 +9,7 @@ from llmrun.cpu_kernels.fields import GATED, NORM, QUANTISE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
-from llmrun.cpu_kernels.quantise import LANES, build_quantise_row
+from llmrun.cpu_kernels.quantise import LANES, build_quantise_pair, build_quantise_row
 from llmrun.cpu_kernels.share import share
 from llmrun.cpu_kernels.simd import INTP
 
@@ -55,7 +55,7 @@ def build_norm(isa: Isa) -> Callable:
     """The kernel of RMS norm."""
     import math
 
-    sum_of_squares, quantise_row = build_norm_sum(isa), build_quantise_row(isa)
+    sum_of_squares, quantise_row, quantise_pair = build_norm_sum(isa), build_quantise_row(isa), build_quantise_pair(isa)
     sqrt = math.sqrt
 
     @device
@@ -80,8 +80,11 @@ def build_norm(isa: Isa) -> Callable:
                 target = load_word(op + NORM.out) + t * stride
                 for i in range(n):
                     store_f32(target + 4 * i, scaled(x, weight, factor, i))
-                q32, q256, f32 = load_word(op + NORM.q32), load_word(op + NORM.q256), load_word(op + NORM.f32)
-                quantise_row(target, n, 0, n, t, n_tokens, q32, q256, f32)
+                q16, f32 = load_word(op + NORM.q16), load_word(op + NORM.f32)
+                if q16 and load_word(op + NORM.pairs):
+                    quantise_pair(target, n, t, n_tokens, q16)
+                else:
+                    quantise_row(target, n, 0, n, t, n_tokens, q16, f32)
 
     return norm
 
@@ -92,11 +95,11 @@ def build_quantise(isa: Isa) -> Callable:
 
     def quantise(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + QUANTISE.n_tokens)), load_word(op + QUANTISE.n)
-        q32, q256, f32 = load_word(op + QUANTISE.q32), load_word(op + QUANTISE.q256), load_word(op + QUANTISE.f32)
+        q16, f32 = load_word(op + QUANTISE.q16), load_word(op + QUANTISE.f32)
         first, last = share(n_tokens, thread, n_threads)
         for t in range(first, last):
             row = load_word(op + QUANTISE.x) + t * load_word(op + QUANTISE.x_stride)
-            quantise_row(row, n, 0, n, t, n_tokens, q32, q256, f32)
+            quantise_row(row, n, 0, n, t, n_tokens, q16, f32)
 
     return quantise
 
@@ -122,7 +125,7 @@ def build_gated(isa: Isa, activation: str) -> Callable:
 
     def gated(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + GATED.n_tokens)), load_word(op + GATED.n)
-        q32, q256, f32 = load_word(op + GATED.q32), load_word(op + GATED.q256), load_word(op + GATED.f32)
+        q16, f32 = load_word(op + GATED.q16), load_word(op + GATED.f32)
         pieces = (n + _PIECE - 1) // _PIECE
         first, last = share(n_tokens * pieces, thread, n_threads)
         for piece in range(first, last):
@@ -136,6 +139,6 @@ def build_gated(isa: Isa, activation: str) -> Callable:
                 sixteen(gate + 4 * i, up + 4 * i, out + 4 * i)
             for i in range(end - (end - begin) % 16, end):
                 single(gate + 4 * i, up + 4 * i, out + 4 * i)
-            quantise_row(out, n, begin, end, t, n_tokens, q32, q256, f32)
+            quantise_row(out, n, begin, end, t, n_tokens, q16, f32)
 
     return gated

@@ -26,6 +26,17 @@ from llmrun.cpu_kernels.memory import pointer
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 INTP = types.intp
+SIGNED = 128  # the offset of weights that are signed bytes
+
+
+def cheap_offset(isa: Isa, offset: int) -> int:
+    """The offset that unpacked weights get: one for which `Emitter.offset_start` takes no instruction."""
+    return SIGNED if offset and _multiplies_unsigned(isa) else offset
+
+
+def _multiplies_unsigned(isa: Isa) -> bool:
+    """Whether bytes up to 255 can be multiplied, and signed ones cannot."""
+    return isa.dot.startswith("vnni")
 
 
 class VectorType(types.Type):
@@ -169,6 +180,14 @@ class Emitter:
         """Write a value to an address of any alignment."""
         store = self.builder.store(v.value, pointer(self.builder, address.value, v.value.type))
         store.align = 1
+
+    def prefetch(self, address: V, n_bytes: int) -> None:
+        """Ask for the cache lines of memory that will be read soon."""
+        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
+        hints = [ir.Constant(I32, x) for x in (0, 3, 1)]  # for reading, into all caches, data
+        for line in range(0, n_bytes, 64):
+            self.builder.call(function, [pointer(self.builder, (address + line).value, I8), *hints])
 
     def load_f32(self, address: V) -> V:
         """Floats."""
@@ -335,24 +354,39 @@ class Emitter:
         bits = {"vnni512": 512, "vnni256": 256}[kind]
         return self._call(f"llvm.x86.avx512.vpdpbusd.{bits}", self._vector(I32), [acc, u, x])
 
-    def signed_start(self, negative_sum: V) -> V:
-        """What `dot_s8` starts from, given minus the sum of all x that it will see."""
-        return negative_sum << 7 if self.isa.dot.startswith("vnni") else self.zero_i32()
+    def dot(self, acc: V, w: V, x: V, offset: int) -> V:
+        """acc[lane] += the dot product of four bytes of weights and four activations in -127..127, exactly.
+
+        The weights have an offset: 128 stands for `signed_weights`, anything else for unsigned bytes of at most 127.
+        What the offset adds to the sum is taken away by `offset_start`.
+        """
+        return self._dot_s8(acc, w, x) if offset == SIGNED else self.dot_u8(acc, w, x)
+
+    def offset_start(self, bias: V, offset: int) -> V:
+        """What a sum of `dot` starts from, given -128 x the sum of the activations that it will see."""
+        if offset == 0 or (offset == SIGNED and not self._multiplies_unsigned):
+            return self.zero_i32()
+        return bias if offset == SIGNED else bias.arithmetic_shift((SIGNED // offset).bit_length() - 1)
 
     def signed_weights(self, w: V) -> V:
-        """Signed bytes as `dot_s8` wants them: with 128 added where only unsigned ones can be multiplied."""
-        return w ^ -128 if self.isa.dot.startswith("vnni") else w
+        """Signed bytes as `dot` wants them: with 128 added where only unsigned ones can be multiplied."""
+        return w ^ -128 if self._multiplies_unsigned else w
 
-    def dot_s8(self, acc: V, w: V, x: V) -> V:
-        """acc[lane] += the dot product of four `signed_weights` and four in -127..127; see `signed_start`."""
-        if self.isa.dot.startswith("vnni"):
+    def with_cheap_offset(self, w: V, offset: int) -> V:
+        """Weights with the offset that `cheap_offset` says."""
+        change = cheap_offset(self.isa, offset) - offset
+        return w + change if change else w
+
+    @property
+    def _multiplies_unsigned(self) -> bool:
+        return _multiplies_unsigned(self.isa)
+
+    def _dot_s8(self, acc: V, w: V, x: V) -> V:
+        if self._multiplies_unsigned:
             return self.dot_u8(acc, w, x)
         if self.isa.dot == "maddubs":  # |w| <= 128 times 127, twice, is 32,512: no saturation
-            t = ir.VectorType(I8, 4 * self.lanes)
             magnitude = self._call_like("llvm.abs", w, [w, self.constant(I1, 0)])
-            negative = self.builder.icmp_signed("<", w.value, ir.Constant(t, [0] * (4 * self.lanes)))
-            flipped = V(self, self.builder.select(negative, self.builder.neg(x.value), x.value))
-            return self.dot_u8(acc, magnitude, flipped)
+            return self.dot_u8(acc, magnitude, self._call("llvm.x86.avx2.psign.b", w.value.type, [x, w]))
         return acc + self._sum4(self._widen(w, signed=True) * self._widen(x, signed=True))
 
     def dot_i16(self, acc: V, a: V, b: V) -> V:

@@ -25,7 +25,7 @@ class Builder(Protocol):
     def add_norm(self, x: Any, y: Any, weight: str, eps: float) -> None:
         """x += RMS norm of y."""
 
-    def matmul(self, x: Any, *names: str, of_logits: bool = False) -> tuple[Any, ...]:
+    def matmul(self, x: Any, *names: str) -> tuple[Any, ...]:
         """The product of the rows with each matrix."""
 
     def add_matmul(self, x: Any, y: Any, name: str) -> None:

@@ -32,7 +32,7 @@ def build(b: Builder, config: ModelConfig) -> object:
         (h,) = b.matmul(b.gated(gate, up, "gelu"), layer + "ffn_down.weight")
         b.add_norm(x, h, layer + "post_ffw_norm.weight", config.eps)
     h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
-    return b.matmul(h, "output.weight", of_logits=True)[0]
+    return b.matmul(h, "output.weight")[0]
 
 
 def _query_scale(config: ModelConfig) -> float:

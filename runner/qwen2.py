@@ -21,4 +21,4 @@ def build(b: Builder, config: ModelConfig) -> object:
         gate, up = b.matmul(h, layer + "ffn_gate.weight", layer + "ffn_up.weight")
         b.add_matmul(x, b.gated(gate, up, "silu"), layer + "ffn_down.weight")
     h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
-    return b.matmul(h, "output.weight", of_logits=True)[0]
+    return b.matmul(h, "output.weight")[0]

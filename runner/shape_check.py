@@ -40,8 +40,7 @@ class _ShapeCheck:
         self.same(weight, y, x)
         self._vector(weight, x)
 
-    def matmul(self, x: int, *names: str, of_logits: bool = False) -> tuple[int, ...]:
-        del of_logits
+    def matmul(self, x: int, *names: str) -> tuple[int, ...]:
         for name in names:
             self.same(name, self._tensor(name, 2).shape[1], x)
         return tuple(self.used[name].shape[0] for name in names)

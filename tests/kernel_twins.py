@@ -4,30 +4,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Q_BLOCK = {"q32": 32, "q256": 256}
 
+def quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Activations (n_tokens, n) float32 as int32 (n_tokens, n) of one byte and float32 scales (n_tokens, n / 16).
 
-def quantise(x: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """Activations (n_tokens, n) float32 as int32 (n_tokens, n) of two bytes and float32 scales (n_tokens, n / block).
-
-    The scale is the largest magnitude of a block over 32,512, and no low byte is -128; float32 throughout, so that
-    kernels can be held to the bit.
+    The scale is the largest magnitude of sixteen values over 127; float32 throughout, so that kernels can be held to
+    the bit.
     """
-    blocks = x.reshape(len(x), -1, Q_BLOCK[layout])
+    blocks = x.reshape(len(x), -1, 16)
     largest = np.abs(blocks).max(axis=-1)
-    inverse = np.where(largest > 0, np.float32(32512), np.float32(0)) / np.where(largest > 0, largest, np.float32(1))
+    inverse = np.where(largest > 0, np.float32(127), np.float32(0)) / np.where(largest > 0, largest, np.float32(1))
     quants = np.rint(blocks * inverse[..., None]).astype(np.int32)
-    high = (quants + 128) >> 8
-    quants = 256 * high + np.maximum(quants - 256 * high, -127)
-    return quants.reshape(x.shape), largest * np.float32(1 / 32512)
+    return quants.reshape(x.shape), largest * np.float32(1 / 127)
 
 
 def quantised_values(x: np.ndarray, layout: str) -> np.ndarray:
     """The activations (n_tokens, n) that a product sees, float64."""
     if layout == "f32":
         return x.astype(np.float64)
-    quants, scales = quantise(x, layout)
-    return quants * np.repeat(scales.astype(np.float64), Q_BLOCK[layout], axis=-1)
+    quants, scales = quantise(x)
+    return quants * np.repeat(scales.astype(np.float64), 16, axis=-1)
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:

@@ -13,14 +13,14 @@ from llmrun.cpu_kernels.fields import EMBED, GATED, NORM, PACK, QUANTISE, ROPE
 from llmrun.quant_formats.formats import format_named
 
 ISAS = ("avx512vnni", "avx2", "portable")  # of the bytes that AVX-VNNI multiplies, these kernels know nothing
-NOT_QUANTISED = {"q32": 0, "q256": 0, "f32": 0}
+NOT_QUANTISED = {"q16": 0, "f32": 0}
 TOLERANCE = 5e-7
 
 
 def rows_of(x: np.ndarray) -> dict[str, np.ndarray]:
     """The targets of every layout that rows of this width can have, and 0 for the others."""
     n_tokens, n = x.shape
-    sizes = {"q32": (32, 76), "q256": (256, 612), "f32": (1, 4)}
+    sizes = {"q16": (32, 52), "f32": (1, 4)}
     return {
         name: np.zeros(n_tokens * n // block * size if n % block == 0 else 0, np.uint8)
         for name, (block, size) in sizes.items()
@@ -34,24 +34,15 @@ def given(targets: dict[str, np.ndarray]) -> dict[str, np.ndarray | int]:
 def check_records(targets: dict[str, np.ndarray], x: np.ndarray, widest: int) -> None:
     """Every field of every record is what the layout says of the rows x, to the bit."""
     n_tokens, n = x.shape
-    if targets["q32"].size:
-        quants, scales = quantise(x, "q32")
-        found = activation_records.decode_q32(targets["q32"], n_tokens, n // 32, widest)
-        sums = quants.reshape(n_tokens, -1, 32).sum(axis=-1, dtype=np.int32)
-        assert found.scaled_sums is not None
+    if targets["q16"].size:
+        quants, scales = quantise(x)
+        found = activation_records.decode_q16(targets["q16"], n_tokens, n // 32, widest)
+        sums = quants.reshape(n_tokens, -1, 2, 16).sum(axis=-1, dtype=np.int32)
         np.testing.assert_array_equal(found.quants.reshape(n_tokens, n), quants)
-        np.testing.assert_array_equal(found.scales, scales)
-        np.testing.assert_array_equal(found.scaled_sums, scales * sums.astype(np.float32))
-        np.testing.assert_array_equal(found.negative_sums, -sums)
-    if targets["q256"].size:
-        quants, scales = quantise(x, "q256")
-        found = activation_records.decode_q256(targets["q256"], n_tokens, n // 256, widest)
-        np.testing.assert_array_equal(found.quants.reshape(n_tokens, n), quants)
-        np.testing.assert_array_equal(found.scales, scales)
-        sixteenths = quants.reshape(n_tokens, -1, 16, 16).sum(axis=-1, dtype=np.int32)
-        np.testing.assert_array_equal(found.negative_sums, -sixteenths)
-        eighths = quants.reshape(n_tokens, -1, 8, 32).sum(axis=-1, dtype=np.int32)
-        np.testing.assert_array_equal(found.sums, eighths)
+        np.testing.assert_array_equal(found.scales.reshape(n_tokens, -1), scales)
+        np.testing.assert_array_equal(found.biases, -128 * sums)
+        parts = found.scales * sums.astype(np.float32)
+        np.testing.assert_array_equal(found.sums, parts[..., 0] + parts[..., 1])
     np.testing.assert_array_equal(activation_records.decode_f32(targets["f32"], n_tokens, n, widest), x)
 
 
@@ -84,8 +75,8 @@ def test_quantising_the_smallest_and_largest_floats(isa: str) -> None:
     x[0, ::2], x[1, ::2], x[2, ::2] = 1e-42, 3e38, -1e-30
     k, targets = kernels(isa), rows_of(x)
     k.run("quantise", QUANTISE, n_tokens=count(3), x=x, x_stride=128, n=32, **given(targets))
-    found = activation_records.decode_q32(targets["q32"], 3, 1, k.isa.columns)
-    values = found.quants[:, 0] * found.scales.astype(np.float64)
+    found = activation_records.decode_q16(targets["q16"], 3, 1, k.isa.columns)
+    values = found.quants[:, 0] * np.repeat(found.scales[:, 0].astype(np.float64), 16, axis=-1)
     np.testing.assert_allclose(values, x, rtol=1e-6, atol=1e-38)
 
 
@@ -101,7 +92,7 @@ def test_norm(isa: str, n: int) -> None:
     expected = rms_norm(x, weight.astype(np.float64), np.float32(eps))
     for n_threads in (1, 2):
         k, out, targets = kernels(isa, n_threads), Guarded(13 * n * 4), rows_of(x)
-        values = {"x": x, "x_stride": 4 * n, "weight": weight, "eps": eps, "n": n, "out_stride": 4 * n}
+        values = {"x": x, "x_stride": 4 * n, "weight": weight, "eps": eps, "n": n, "out_stride": 4 * n, "pairs": 0}
         k.run(
             "norm", NORM, n_tokens=count(13), rows=0, residual=0, out=out.bytes, **values, **given(targets)
         )  # fmt: skip
@@ -321,7 +312,7 @@ def test_instruction_sets_agree_to_the_bit(n: int) -> None:
         out = np.zeros_like(x)
         kernels(isa, n_threads).run(
             "norm", NORM, n_tokens=count(5), rows=0, x=x, x_stride=4 * n, weight=weight, eps=1e-6, n=n, residual=0,
-            out=out, out_stride=4 * n, **NOT_QUANTISED,
+            out=out, out_stride=4 * n, pairs=0, **NOT_QUANTISED,
         )  # fmt: skip
         return out
 
