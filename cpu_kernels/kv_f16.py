@@ -13,7 +13,6 @@ from numba import types
 from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.kv_prefetch import prefetch
 from llmrun.cpu_kernels.memory import load_f32, store_f16
 from llmrun.cpu_kernels.simd import INTP
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, column_bytes
@@ -64,7 +63,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
         acc = list(acc)
         for v in range(vectors):
             for line in range(0, 32 * at_once, 64):
-                prefetch(s, keys + ahead + (v * head_dim * 32 + line))
+                s.prefetch(keys + ahead + (v * head_dim * 32 + line), 64)
         for d in range(at_once):
             k = [s.load_f16(keys + (v * head_dim * 32 + 32 * d)) for v in range(vectors)]
             for t in range(columns):
@@ -146,7 +145,7 @@ def _build_slice(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callabl
         acc = list(acc)
         for i in range(at_once):
             for line in range(0, 32 * vectors, 64):
-                prefetch(s, values + ahead + (2 * head_dim * i + line))
+                s.prefetch(values + ahead + (2 * head_dim * i + line), 64)
             add(s, acc, weights + 4 * i, values + 2 * head_dim * i)
         return acc
 

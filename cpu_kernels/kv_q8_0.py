@@ -18,7 +18,6 @@ from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.attention_softmax import reduce_together
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.kv_prefetch import prefetch
 from llmrun.cpu_kernels.memory import load_f16, store_f16
 from llmrun.cpu_kernels.simd import FLOAT, I8, I16, I32, INTP, Emitter, V
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, TILE, column_bytes
@@ -181,13 +180,13 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
 
     @emitted(tile, tile, INTP, INTP, INTP, INTP, INTP)
     def step(s, acc, q, start, scales, keys, ahead):
-        prefetch(s, scales + ahead)
+        s.prefetch(scales + ahead, 64)
         sums = [pairs.sums(vectors, s.broadcast_i32(start + q_bytes * t), s.zero_i32()) for t in range(columns)]
         for word in range(8):
             k = []
             for v in range(vectors):
                 k.append(pairs.load(s, keys + (v * group_bytes + 64 * word), signed=False))
-                prefetch(s, keys + ahead + (v * group_bytes + 64 * word))
+                s.prefetch(keys + ahead + (v * group_bytes + 64 * word), 64)
             for t in range(columns):
                 words = tuple(s.broadcast_i32(q + (q_bytes * t + 8 * word + 4 * i)) for i in range(2))
                 for v in range(vectors):
@@ -253,7 +252,7 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
     def add(s, weights, scales, values, ahead, results, at):
         planes = weights + _PLANES
         for line in range(0, _SCALES_BYTES, 64):
-            prefetch(s, scales + ahead + line)
+            s.prefetch(scales + ahead + line, 64)
         column_scales = quantise(s.narrow(16), weights, scales, planes)
         for first in range(0, 32 // lanes, vectors):
             sums = [pairs.sums(vectors, s.zero_i32(), s.zero_i32()) for _ in range(columns)]
@@ -263,7 +262,7 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
                     place = values + (128 * word + 4 * lanes * (first + i))
                     v.append(pairs.load(s, place, signed=True))
                     if 4 * lanes * i % 64 == 0:
-                        prefetch(s, place + ahead)
+                        s.prefetch(place + ahead, 64)
                 for t in range(columns):
                     words = tuple(s.broadcast_i32(planes + (128 * t + 64 * i + 4 * word)) for i in range(2))
                     for i in range(vectors):
