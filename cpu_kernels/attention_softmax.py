@@ -1,7 +1,7 @@
 """The softmax of attention, to base two, so that partial results are combined by exact powers of two.
 
-The weights of a column are 2**(score - e), where the whole number e is near the largest score so far. When a later block
-has larger ones, what was summed up is multiplied by 2**(e - new e): that only changes exponents.
+The weights of a column are 2**(score - e), where the whole number e is near the largest score so far. When a later
+block has larger ones, what was summed up is multiplied by 2**(e - new e): that only changes exponents.
 """
 
 from collections.abc import Callable, Sequence

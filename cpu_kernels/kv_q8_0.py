@@ -1,10 +1,10 @@
 """Keys and values as bytes, with one half as the scale of 32 values: value = scale x byte, byte in -127..127.
 
 The scales of a head come first, token after token. Keys lie sixteen tokens side by side, four dimensions in a word,
-with 128 added; of values, a word holds one dimension of four tokens, 16 apart:
+with 128 added; of values, a word holds one dimension of four tokens: token t is byte t / 16 of word t % 16.
 
     keys    (n_kv_heads, [(head_dim / 32, 64) scales, (64 / 16, head_dim / 4, 16, 4) uint8])
-    values  (n_kv_heads, [(head_dim / 32, 64) scales, (head_dim / 32, 16, 32, 4) int8]), token t in word t % 16, byte t / 16
+    values  (n_kv_heads, [(head_dim / 32, 64) scales, (head_dim / 32, 16, 32, 4) int8])
 
 Products are exact integers. A query is quantised to 16 bits with one scale for the head; the weights of a block times
 the scales of its values to 15 bits, with one scale for the block. Both are far finer than the bytes they meet.
@@ -19,7 +19,7 @@ from llmrun.cpu_kernels.attention_softmax import reduce_together
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, store_f16
-from llmrun.cpu_kernels.simd import FLOAT, I8, I16, I32, INTP, Emitter, V
+from llmrun.cpu_kernels.simd import I8, I16, I32, INTP, Emitter, V
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, TILE, column_bytes
 
 _LARGEST = 32512.0  # 127 x 256
@@ -148,9 +148,8 @@ def build_take(isa: Isa, head_dim: int) -> Callable:
         inverse = s.select_greater(largest, tiny, s.like(largest, _LARGEST) / largest, s.like(largest, 0.0))
         quants = [s.to_i32(s.round_even(v * s.splat(inverse))) for v in values]
         for i, v in enumerate(quants):
-            v = pairs.take_low_carry(v)
-            fours = [s.shuffle(v, v, range(j, 16, 4)) for j in range(4)]
-            first, second = pairs.words(s, fours)
+            carried = pairs.take_low_carry(v)
+            first, second = pairs.words(s, [s.shuffle(carried, carried, range(j, 16, 4)) for j in range(4)])
             s.store(column + 32 * i, s.shuffle(first, second, [0, 4, 1, 5, 2, 6, 3, 7]))
         for b in range(head_dim // 32):
             total = s.reduce(quants[2 * b] + quants[2 * b + 1], lambda x, y: x + y)

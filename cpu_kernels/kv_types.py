@@ -1,10 +1,13 @@
 """How the KV cache can store keys and values: halfs, or bytes with a scale for every 32 values.
 
-A block holds BLOCK_TOKENS = 64 tokens of every key/value head; the layouts are described in `kv_f16.py` and
+A block holds BLOCK_TOKENS tokens of every key/value head; the layouts are described in `kv_f16.py` and
 `kv_q8_0.py`, beside the code that reads and writes them.
 """
 
 from dataclasses import dataclass
+
+BLOCK_TOKENS = 64
+"""Tokens in a block of the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -27,4 +30,6 @@ class KVType:
 
 DEFAULT = "f16"
 
-KV_TYPES = {kv.name: kv for kv in (KVType("f16", 16, 128), KVType("q8_0", 32, 68))}
+KV_TYPES = {
+    kv.name: kv for kv in (KVType("f16", 16, 2 * BLOCK_TOKENS), KVType("q8_0", 32, BLOCK_TOKENS + BLOCK_TOKENS // 16))
+}

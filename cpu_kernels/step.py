@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-BLOCK_TOKENS = 64
-"""Tokens in a block of the KV cache."""
+from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS
 
 QUERY_COLUMNS = 32
 """Query columns (tokens x heads of a group) that share one read of keys and values, as long as a token allows it."""
