@@ -6,6 +6,9 @@ with 128 added; of values, a word holds one dimension of four tokens: token t is
     keys    (n_kv_heads, [(head_dim / 32, 64) scales, (64 / 16, head_dim / 4, 16, 4) uint8])
     values  (n_kv_heads, [(head_dim / 32, 64) scales, (head_dim / 32, 16, 32, 4) int8])
 
+Keys and queries are turned before by a Hadamard matrix, 32 dimensions at a time. That leaves their products as they
+are, times 32, and spreads the few dimensions that are much larger than the others, which would make the scale coarse.
+
 Products are exact integers. A query is quantised to 16 bits with one scale for the head; the weights of a block times
 the scales of its values to 15 bits, with one scale for the block. Both are far finer than the bytes they meet.
 """
@@ -19,7 +22,7 @@ from llmrun.cpu_kernels.attention_softmax import reduce_together
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, store_f16
-from llmrun.cpu_kernels.simd import I8, I16, I32, INTP, Emitter, V
+from llmrun.cpu_kernels.simd import FLOAT, I8, I16, I32, INTP, Emitter, V
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, TILE, column_bytes
 
 _LARGEST = 32512.0  # 127 x 256
@@ -30,8 +33,16 @@ _PLANES = 4 * BLOCK_TOKENS * TILE  # where the weights as integers are, behind t
 
 
 def build_store(isa: Isa) -> Callable:
-    """`store(k, v, keys, values, slot, n)`: n floats each of a key and a value become token `slot` of a block."""
+    """`store(k, v, keys, values, slot, n)`: n floats each of a key and a value become token `slot` of a block.
+
+    The key is turned in place.
+    """
     emitted = simd.emitter_for(isa, 16)
+
+    @emitted(types.void, INTP)
+    def turn(s, source):
+        for i, v in enumerate(_turned(s, [s.load_f32(source + 64 * i) for i in range(2)])):
+            s.store(source + 64 * i, v)
 
     @emitted(types.float32, INTP)
     def largest(s, source):
@@ -71,10 +82,21 @@ def build_store(isa: Isa) -> Callable:
         value = values + _SCALES_BYTES * n_blocks + slot % 16 * 128 + slot // 16
         for b in range(n_blocks):
             scale = _SCALES_BYTES * b + 2 * slot
+            turn(k + 128 * b)
             store_key(k + 128 * b, store_scale(k + 128 * b, keys + scale), key + 512 * b)
             store_value(v + 128 * b, store_scale(v + 128 * b, values + scale), value + 2048 * b)
 
     return store
+
+
+def _turned(s: Emitter, v: list[V]) -> list[V]:
+    """The 32 values of two vectors, multiplied with the Hadamard matrix: sums and differences of pairs, five times."""
+    a, b = v[0] + v[1], v[0] - v[1]
+    for apart in (8, 4, 2, 1):
+        signs = s.constants(FLOAT, [-1 if lane & apart else 1 for lane in range(16)])
+        swapped = [lane ^ apart for lane in range(16)]
+        a, b = (x * signs + s.shuffle(x, x, swapped) for x in (a, b))
+    return [a, b]
 
 
 class _Pairs:
@@ -139,7 +161,10 @@ def build_take(isa: Isa, head_dim: int) -> Callable:
 
     @emitted(types.void, INTP, INTP, types.float32)
     def take(s, q, column, scale):
-        values = [s.load_f32(q + 64 * i) * s.splat(scale) for i in range(head_dim // 16)]
+        values = []
+        for i in range(0, head_dim // 16, 2):
+            pair = [s.load_f32(q + 64 * (i + j)) * s.splat(scale) for j in range(2)]
+            values += [v * (1 / 32) for v in _turned(s, pair)]
         largest = s.absolute(values[0])
         for v in values[1:]:
             largest = s.maximum(largest, s.absolute(v))

@@ -101,15 +101,16 @@ class ByteCache:
 
     @classmethod
     def of(cls, cache: Cache) -> "ByteCache":
-        """Quantise; what is not a number gets scales that are not."""
-        quantised = [bytes_and_scales(array.astype(np.float32)) for array in (cache.keys, cache.values)]
-        (keys, key_scales), (values, value_scales) = quantised
+        """Quantise, keys after they are turned; what is not a number gets scales that are not."""
+        keys, key_scales = bytes_and_scales(turned(cache.keys.astype(np.float32)))
+        values, value_scales = bytes_and_scales(cache.values.astype(np.float32))
         return cls(keys, values, key_scales, value_scales)
 
     def floats(self) -> Cache:
         """What the bytes stand for."""
         pairs = ((self.keys, self.key_scales), (self.values, self.value_scales))
-        return Cache(*(bytes_ * np.repeat(scales.astype(np.float64), 32, axis=-1) for bytes_, scales in pairs))
+        keys, values = (bytes_ * np.repeat(scales.astype(np.float64), 32, axis=-1) for bytes_, scales in pairs)
+        return Cache(turned(keys) / 32, values)
 
     def stored_keys(self) -> np.ndarray:
         """As the cache holds them: scales, then four dimensions of sixteen tokens, with 128 added; uint8."""
@@ -144,6 +145,16 @@ def _with_scales(scales: np.ndarray, words: np.ndarray) -> np.ndarray:
     n_blocks, n_heads = scales.shape[:2]
     first = np.ascontiguousarray(scales.swapaxes(2, 3)).view(np.uint8).reshape(n_blocks, n_heads, -1)
     return np.concatenate([first, words.reshape(n_blocks, n_heads, -1)], axis=-1)
+
+
+def turned(x: np.ndarray) -> np.ndarray:
+    """Rows (..., n) multiplied with the Hadamard matrix of 32, which is its own inverse but for a factor of 32."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    for apart in (16, 8, 4, 2, 1):
+        pairs = blocks.reshape(*blocks.shape[:-1], -1, 2, apart)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        blocks = np.stack([a + b, a - b], axis=-2).reshape(blocks.shape)
+    return blocks.reshape(x.shape)
 
 
 def bytes_and_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,14 +18,8 @@ N_KV_HEADS, MAX_BLOCKS, N_BLOCKS = 2, 4, 12
 TABLES = np.array([[7, 2, 9, 5], [3, 0, -1, -1], [11, 4, 1, -1]], np.int32)
 LENGTHS = (203, 70, 130)  # tokens that each sequence has in the cache
 
-ALL_DIMS = [
-    (isa, kv, head_dim)
-    for isa in ("avx512vnni", "avx2")
-    for kv in KV_TYPES.values()
-    for head_dim in HEAD_DIMS
-    if head_dim % kv.divisor == 0
-]
-CASES = [(isa, kv.name, head_dim) for isa, kv, head_dim in ALL_DIMS]
+DIMS = {"f16": HEAD_DIMS, "q8_0": (64, 96, 256)}
+CASES = [(isa, kv, head_dim) for isa in ("avx512vnni", "avx2") for kv, dims in DIMS.items() for head_dim in dims]
 if supported() == ["portable"]:  # then it is what everybody here runs
     CASES = list(dict.fromkeys(("portable", kv, head_dim) for _, kv, head_dim in CASES))
 else:
@@ -91,8 +85,8 @@ def names(kv: str, head_dim: int) -> tuple[str, str]:
 
 
 def attend(
-    isa: str, q: np.ndarray, cache: Cache | ByteCache, tokens: Tokens, *, window: int, n_threads: int = 1, spread: bool = False,
-    tables: np.ndarray = TABLES,
+    isa: str, q: np.ndarray, cache: Cache | ByteCache, tokens: Tokens, *, window: int, n_threads: int = 1,
+    spread: bool = False, tables: np.ndarray = TABLES,
 ) -> np.ndarray:  # fmt: skip
     """What the two kernels make of a batch: (n_tokens, n_heads, head_dim)."""
     n_tokens, n_heads, head_dim = q.shape
