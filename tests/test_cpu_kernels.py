@@ -241,6 +241,9 @@ class RopeCase:
 
     def run(self, isa: str, n_threads: int, *, paired: bool) -> tuple[np.ndarray, Cache]:
         """The queries, and the cache; what was not written is NaN."""
+        shape = (self.n_blocks, self.n_kv_heads)
+        keys = np.full((*shape, 4, self.head_dim, 16), np.nan, np.float16)
+        values = np.full((*shape, 64, self.head_dim), np.nan, np.float16)
         return self.run_into(isa, n_threads, "rope", keys, values, paired=paired), Cache.from_stored(keys, values)
 
     def run_into(
