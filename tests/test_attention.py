@@ -177,5 +177,7 @@ def test_large_scores_do_not_overflow(isa: str, kv: str, head_dim: int) -> None:
     cache = new_cache(kv, head_dim)
     q = queries(MIXED, 4, head_dim) * np.float32(300)
     exact = attention(q, cache.floats(), MIXED.positions, MIXED.sequences, TABLES, window=0)
-    # the scores' own rounding is what counts: 1000 x 2**-24 in the exponent
-    np.testing.assert_allclose(attend(isa, q, cache, MIXED, window=0), exact, rtol=0, atol=5e-3)
+    # the scores' own rounding is what counts: 1000 x 2**-24 in the exponent, or that of queries of 16 bits
+    np.testing.assert_allclose(
+        attend(isa, q, cache, MIXED, window=0), exact, rtol=0, atol={"f16": 5e-3, "q8_0": 0.2}[kv]
+    )
