@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmrun.cli.options import Json, Model, Threads
+from llmrun.cli.options import Json, KVTypeName, Model, Threads
 
 REPEATS = 3
 WARM_UP_TOKENS = 8
@@ -28,6 +28,7 @@ def bench(
     batch: BatchSize = 1,
     threads: Threads = None,
     isa: Isa = None,
+    kv_type: KVTypeName = None,
     as_json: Json = False,
 ) -> None:
     """Measure prefill and decode: tokens per second, bytes per second, share of the memory's read bandwidth.
@@ -39,6 +40,7 @@ def bench(
     from llmrun.cli.model_facts import ModelFacts
     from llmrun.cli.progress_display import ProgressDisplay
     from llmrun.cpu_kernels.bandwidth import read_bandwidth
+    from llmrun.cpu_kernels.kv_types import DEFAULT
     from llmrun.quant_formats.errors import ContextTooLong
     from llmrun.quant_formats.gguf_file import GGUFFile
     from llmrun.runner.loader import default_threads, load_model
@@ -50,7 +52,7 @@ def bench(
     if facts.n_ctx and longest > facts.n_ctx:
         raise ContextTooLong(f"{longest} tokens are more than the {facts.n_ctx} the model was trained on; ask for less")
     with ProgressDisplay() as progress:
-        loaded = load_model(gguf, n_threads=threads, progress=progress, isa=isa)
+        loaded = load_model(gguf, n_threads=threads, progress=progress, isa=isa, kv_type=kv_type)
     try:
         test = SpeedTest(loaded, batch, longest)
         test.prefill(WARM_UP_TOKENS)  # touches the weights and compiles what is not compiled yet
@@ -61,7 +63,7 @@ def bench(
         loaded.close()
     roof = read_bandwidth(threads or default_threads())
     seen = min(depth + tokens // 2, facts.sliding_window or longest)
-    read = facts.read_bytes + batch * facts.kv_bytes(seen)
+    read = facts.read_bytes + batch * facts.kv_bytes(seen, kv_type or DEFAULT)
     result = {
         "prefill_tokens_per_second": prompt / prefill,
         "decode_tokens_per_second": batch / decode,

@@ -34,7 +34,7 @@ def chat(model: Model, *, options: GenerateOptions) -> None:
     from llmrun.cli.say import say
     from llmrun.cli.terminal import Terminal
 
-    with load_engine(model, options.context, options.threads) as engine:
+    with load_engine(model, options.context, options.threads, options.kv_type) as engine:
         if engine.chat_template is None:
             if options.system is not None:
                 raise UsageError("the model has no chat template, so --system has no place; put it into the text")

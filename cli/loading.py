@@ -29,10 +29,10 @@ def pull_entry(entry: Entry) -> Path:
     return path
 
 
-def load_engine(model: str, context: int | None, threads: int | None) -> "Engine":
+def load_engine(model: str, context: int | None, threads: int | None, kv_type: str | None) -> "Engine":
     """Load MODEL; the first time on a machine this compiles the kernels, and a bar says so."""
     path = model_path(model)
     from llmrun.runner.engine import Engine
 
     with ProgressDisplay() as progress:
-        return Engine.load(path, n_ctx=context, n_threads=threads, progress=progress)
+        return Engine.load(path, n_ctx=context, n_threads=threads, progress=progress, kv_type=kv_type)

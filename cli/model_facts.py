@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS, DEFAULT, KV_TYPES
 from llmrun.quant_formats.gguf_file import GGUFFile
-
-KV_BYTES = 2  # f16
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,12 @@ class ModelFacts:
             has_chat_template="tokenizer.chat_template" in gguf.metadata,
         )
 
-    def kv_bytes(self, n_tokens: int) -> int:
+    def kv_bytes(self, n_tokens: int, kv_type: str = DEFAULT) -> int:
         """Memory of the keys and values of `n_tokens` tokens of context; 0 if the file does not give the shapes."""
         if not (self.n_layers and self.n_kv_heads and self.head_dim):
             return 0
-        return 2 * KV_BYTES * self.n_layers * self.n_kv_heads * self.head_dim * n_tokens
+        block_bytes = 2 * self.n_layers * self.n_kv_heads * KV_TYPES[kv_type].head_bytes(self.head_dim)
+        return block_bytes * n_tokens // BLOCK_TOKENS
 
 
 def _integer(gguf: GGUFFile, key: str) -> int | None:

@@ -35,6 +35,10 @@ Context = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="Threads; default: one for each core.")
 ]
+KVTypeName = Annotated[
+    str | None,
+    typer.Option("--kv-type", metavar="TYPE", help="Keys and values as f16 (default) or q8_0: half the memory."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs to read.")]
 
 
@@ -69,6 +73,7 @@ class GenerateOptions:
     )
     context: Context = None
     threads: Threads = None
+    kv_type: KVTypeName = None
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False
     stats: Annotated[bool, typer.Option("--stats", help="Print speed and token counts on standard error.")] = False
 

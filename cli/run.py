@@ -33,7 +33,7 @@ def run(model: Model, prompt: Prompt = None, *, options: GenerateOptions) -> Non
     from llmrun.cli.loading import load_engine
     from llmrun.cli.stats_line import print_ending
 
-    with load_engine(model, options.context, options.threads) as engine:
+    with load_engine(model, options.context, options.threads, options.kv_type) as engine:
         generation = start(engine, text, params, options)
         print_answer(generation)
         print_ending(generation, engine, options.stats)

@@ -49,12 +49,12 @@ def place(buffers: Iterable[Buffer]) -> None:
     for buffer in sorted(buffers, key=lambda b: (b.first or 0, b.last)):
         places = free.setdefault(buffer.n_bytes, [])
         found = next((i for i, (last, _) in enumerate(places) if last < (buffer.first or 0)), None)
-        memory = _zeros(buffer.n_bytes) if found is None else places.pop(found)[1]
+        memory = zeros(buffer.n_bytes) if found is None else places.pop(found)[1]
         buffer.put(memory)
         places.append((buffer.last, memory))
 
 
-def _zeros(n_bytes: int) -> np.ndarray:
+def zeros(n_bytes: int) -> np.ndarray:
     """Zeroed bytes that begin on a cache line."""
     memory = np.zeros(n_bytes + _LINE, np.uint8)
     start = -memory.ctypes.data % _LINE

@@ -36,7 +36,7 @@ ROPE = fields(
     "n_tokens q q_stride k k_stride v v_stride n_heads n_kv_heads head_dim q_bias k_bias v_bias q_norm k_norm eps "
     "angles rope_dim paired scale positions sequences block_tables table_stride k_cache v_cache"
 )
-"""q is turned in place and multiplied by `scale`; k and v go to the cache.
+"""q is turned in place and multiplied by `scale`; k and v go to the cache, in the layout of its type.
 
 `angles` (n_tokens, rope_dim / 2, 2) cosines and sines; `paired` turns (0,1)(2,3).. rather than (0,n/2)(1,n/2+1)..;
 biases and norm weights are 0 where the model has none; `eps` and `scale` are floats.
@@ -49,8 +49,8 @@ ATTENTION = fields(
 """out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
 
 `tiles` (n_tiles, 2) int32: first token and number of tokens, of one sequence each; `n_tiles` and `spread` are
-addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads, max_blocks,
-MAX_COLUMNS) partial results when spread; `scratch` is `scratch_stride` bytes a thread.
+addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads,
+max_blocks / RUN_BLOCKS, MAX_COLUMNS) partial results when spread; `scratch` is `scratch_stride` bytes a thread.
 """
 
 READ = fields("source n_bytes out")

@@ -8,9 +8,11 @@ from llmrun.cpu_kernels.isa import Isa
 def build(name: str, isa: Isa) -> Callable:
     """The Python function of a kernel, ready to be compiled."""
     from llmrun.cpu_kernels import attention, interpreter, matmul, pack, read, rope, rows
+    from llmrun.cpu_kernels.kv_types import DEFAULT, KV_TYPES
     from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS
 
     verb, _, what = name.partition("-")
+    size, _, kv_name = what.partition("-")  # of attention
     builders: dict[str, Callable[[], Callable]] = {
         "send": interpreter.build_send,
         "run": interpreter.build_run,
@@ -18,8 +20,8 @@ def build(name: str, isa: Isa) -> Callable:
         "norm": lambda: rows.build_norm(isa),
         "quantise": lambda: rows.build_quantise(isa),
         "gated": lambda: rows.build_gated(isa, what),
-        "rope": lambda: rope.build_rope(isa),
-        "attention": lambda: attention.build_attention(isa, int(what)),
+        "rope": lambda: rope.build_rope(isa, KV_TYPES[what or DEFAULT]),
+        "attention": lambda: attention.build_attention(isa, int(size), KV_TYPES[kv_name or DEFAULT]),
         "merge": lambda: attention.build_attention_merge(isa, int(what)),
         "matmul": lambda: matmul.build_matmul(isa, PANEL_FORMATS[what]),
         "pack": lambda: pack.build_pack(isa, PANEL_FORMATS[what]),

@@ -15,6 +15,7 @@ from llmrun.cpu_kernels import op
 from llmrun.cpu_kernels.activations import LAYOUTS, Layout
 from llmrun.cpu_kernels.buffers import Buffer, place
 from llmrun.cpu_kernels.fields import ADD, ATTENTION, EMBED, FOLD, GATED, MATMUL, NORM, QUANTISE, ROPE, SET
+from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix, unpacked_bytes
 from llmrun.cpu_kernels.step import Step, attention_scratch_bytes, partial_bytes
@@ -71,8 +72,8 @@ class Rows:
 class ProgramBuilder:
     """Appends operations; `kernels` are the names that have to be loaded before `finish`."""
 
-    def __init__(self, weights: Mapping[str, PackedMatrix | np.ndarray], step: Step, n_threads: int):
-        self.weights, self.step, self.n_threads = weights, step, n_threads
+    def __init__(self, weights: Mapping[str, PackedMatrix | np.ndarray], step: Step, n_threads: int, kv: KVType):
+        self.weights, self.step, self.n_threads, self.kv = weights, step, n_threads, kv
         self.kernels: dict[str, None] = {}
         self._operations: list[_Operation] = []
         self._phase = 0  # barriers so far
@@ -139,7 +140,7 @@ class ProgramBuilder:
             "q": q.floats, "q_stride": q.stride,
         }  # fmt: skip
         self._add(
-            "rope", ROPE, n_tokens=step.address("n_tokens"), k=k.floats, k_stride=k.stride, v=v.floats,
+            f"rope{self.kv.suffix}", ROPE, n_tokens=step.address("n_tokens"), k=k.floats, k_stride=k.stride, v=v.floats,
             v_stride=v.stride, n_heads=n_heads, head_dim=head_dim, q_bias=self._vector(q_bias),
             k_bias=self._vector(k_bias), v_bias=self._vector(v_bias), q_norm=self._vector(q_norm),
             k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles), rope_dim=rope_dim,
@@ -153,7 +154,7 @@ class ProgramBuilder:
             "partials": self._shared("partials", partial_bytes(head_dim, step.max_blocks, self.n_threads)),
             "max_blocks": step.max_blocks, **where,
         }  # fmt: skip
-        self._add(f"attention-{head_dim}", ATTENTION, **fields)
+        self._add(f"attention-{head_dim}{self.kv.suffix}", ATTENTION, **fields)
         self._add(f"merge-{head_dim}", ATTENTION, **fields)
         return out.produced_by(
             self._add(
@@ -167,7 +168,7 @@ class ProgramBuilder:
     def finish(self, library: KernelLibrary, kv: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """The program (n_ops, 32) int64, once its kernels are loaded.
 
-        `kv` holds the keys and values, each (n_layers, n_blocks, block bytes / 2) uint16.
+        `kv` holds the keys and values, each (n_layers, n_blocks, block bytes) uint8.
         """
         self._kv = kv
         place(

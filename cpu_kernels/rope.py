@@ -1,11 +1,4 @@
-"""Between the QKV products and attention: QK norm, rotary embedding, and the new keys and values into the cache.
-
-A cache block holds BLOCK_TOKENS tokens of every key/value head, as halfs. Keys lie sixteen tokens side by side, so
-that a vector of scores needs no sum across lanes; values lie token by token:
-
-    keys    (n_kv_heads, BLOCK_TOKENS / 16, head_dim, 16)
-    values  (n_kv_heads, BLOCK_TOKENS, head_dim)
-"""
+"""Between the QKV products and attention: QK norm, rotary embedding, and the new keys and values into the cache."""
 
 import math
 from collections.abc import Callable
@@ -15,15 +8,18 @@ from numba import types
 from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f16, store_f32
+from llmrun.cpu_kernels.kv_layouts import KV_LAYOUTS
+from llmrun.cpu_kernels.kv_types import KVType
+from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.rows import build_norm_sum
 from llmrun.cpu_kernels.share import share
 from llmrun.cpu_kernels.step import BLOCK_TOKENS
 
 
-def build_rope(isa: Isa) -> Callable:
-    """The kernel."""
-    prepare = _build_prepare(isa)
+def build_rope(isa: Isa, kv: KVType) -> Callable:
+    """The kernel for one type of keys and values."""
+    prepare, store = _build_prepare(isa), KV_LAYOUTS[kv.name].build_store(isa)
+    dim_bytes = kv.dim_bytes
 
     @device
     def turn_query(op, t, head, n):
@@ -43,12 +39,8 @@ def build_rope(isa: Isa) -> Callable:
         sequence = load_i32(load_word(op + ROPE.sequences) + 4 * t)
         table = load_word(op + ROPE.block_tables) + sequence * load_word(op + ROPE.table_stride)
         block, slot = load_i32(table + 4 * (position // BLOCK_TOKENS)), position % BLOCK_TOKENS
-        offset = (block * load_word(op + ROPE.n_kv_heads) + head) * (BLOCK_TOKENS * n * 2)
-        keys = load_word(op + ROPE.k_cache) + offset + (slot // 16) * n * 32 + slot % 16 * 2
-        values = load_word(op + ROPE.v_cache) + offset + slot * n * 2
-        for i in range(n):
-            store_f16(keys + 32 * i, load_f32(k + 4 * i))
-            store_f16(values + 2 * i, load_f32(v + 4 * i))
+        offset = (block * load_word(op + ROPE.n_kv_heads) + head) * (n * dim_bytes)
+        store(k, v, load_word(op + ROPE.k_cache) + offset, load_word(op + ROPE.v_cache) + offset, slot, n)
 
     def rope(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + ROPE.n_tokens)), load_word(op + ROPE.head_dim)

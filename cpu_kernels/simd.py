@@ -141,7 +141,7 @@ class Emitter:
         t = ir.VectorType(element, lanes) if lanes else element
         return V(self, ir.Constant(t, [x] * lanes if lanes else x))
 
-    def constants(self, element: ir.Type, values: Sequence[int]) -> V:
+    def constants(self, element: ir.Type, values: Sequence[float]) -> V:
         """A vector of different numbers."""
         return V(self, ir.Constant(ir.VectorType(element, len(values)), list(values)))
 

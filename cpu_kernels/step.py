@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-BLOCK_TOKENS = 64
-"""Tokens in a block of the KV cache."""
+from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS
 
 QUERY_COLUMNS = 32
 """Query columns (tokens x heads of a group) that share one read of keys and values, as long as a token allows it."""
@@ -13,24 +12,33 @@ QUERY_COLUMNS = 32
 MAX_COLUMNS = 64
 """Query columns that there is room for: the most heads of a group."""
 
+RUN_BLOCKS = 4
+"""Blocks, counted from the beginning of the sequence, whose values are summed up as one partial result."""
+
+TILE = 4
+"""Query columns in registers at once."""
+
+SCORE_BYTES = TILE * (4 * BLOCK_TOKENS + 2 * BLOCK_TOKENS + 16)
+"""Bytes for a block's weights of a tile, as floats and as pairs of bytes, and for its limits (see softmax)."""
+
 
 def column_bytes(head_dim: int) -> int:
-    """Bytes of a partial result of one column: largest score, sum, and 14 unused floats, then the values."""
+    """Bytes of a partial result of one column: exponent, sum, factor, and 13 unused floats, then the values."""
     return 64 + 4 * head_dim
 
 
 def attention_scratch_bytes(head_dim: int) -> int:
-    """Bytes that a thread needs: query columns, partial and total results, the weights of a block for 4 columns."""
-    return MAX_COLUMNS * (4 * head_dim + 2 * column_bytes(head_dim)) + 4 * 4 * BLOCK_TOKENS
+    """Bytes that a thread needs: query columns, partial and total results, the weights of a block for a tile."""
+    return MAX_COLUMNS * (4 * head_dim + 2 * column_bytes(head_dim)) + SCORE_BYTES
 
 
 def partial_bytes(head_dim: int, n_blocks: int, n_threads: int) -> int:
-    """Bytes for the partial results of every block, for as many pieces as are ever spread over the threads."""
-    return spread_limit(n_threads) * n_blocks * MAX_COLUMNS * column_bytes(head_dim)
+    """Bytes for the partial results of every run, for as many pieces as are ever spread over the threads."""
+    return spread_limit(n_threads) * -(-n_blocks // RUN_BLOCKS) * MAX_COLUMNS * column_bytes(head_dim)
 
 
 def spread_limit(n_threads: int) -> int:
-    """Pieces of attention (query tiles x key/value heads) below which their blocks are spread over the threads."""
+    """Pieces of attention (query tiles x key/value heads) below which their runs are spread over the threads."""
     return 4 * n_threads if n_threads > 1 else 0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS, KVType
 from llmrun.quant_formats.errors import CorruptFile, MissingMetadata, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class ModelConfig:
         if self.rope_dim % 2 or self.rope_dim > self.head_dim:
             raise CorruptFile(f"{path}: rotary embedding of {self.rope_dim} of {self.head_dim} dimensions")
 
-    def kv_bytes_per_token(self) -> int:
-        """Bytes that the keys and values of one token take, as halfs."""
-        return 2 * 2 * self.n_layers * self.n_kv_heads * self.head_dim
+    def kv_bytes_per_token(self, kv: KVType) -> int:
+        """Bytes that the keys and values of one token take."""
+        return 2 * self.n_layers * self.n_kv_heads * kv.head_bytes(self.head_dim) // BLOCK_TOKENS
 
 
 class _Reader:

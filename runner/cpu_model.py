@@ -1,7 +1,10 @@
 """A model on the CPU: packed weights, a program, and the team of threads that runs it."""
 
+import math
+
 import numpy as np
 
+from llmrun.cpu_kernels.buffers import zeros
 from llmrun.cpu_kernels.isa import choose
 from llmrun.cpu_kernels.library import KernelLibrary, Progress
 from llmrun.cpu_kernels.packing import PackedMatrix, pack, unpacked
@@ -14,6 +17,7 @@ from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner.architecture import architecture
 from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
+from llmrun.runner.kv_type import kv_type_named
 from llmrun.runner.shape_check import EMBEDDING, used_tensors
 
 MAX_TOKENS = 512
@@ -23,8 +27,16 @@ MAX_TOKENS = 512
 class CPUModel:
     """Runs batches on CPU threads; see `runner.model.Model`."""
 
-    def __init__(self, gguf: GGUFFile, n_threads: int, progress: Progress | None = None, isa: str | None = None):
+    def __init__(
+        self,
+        gguf: GGUFFile,
+        n_threads: int,
+        progress: Progress | None = None,
+        isa: str | None = None,
+        kv_type: str | None = None,
+    ):
         self.config = ModelConfig.from_gguf(gguf)
+        self.kv_type = kv_type_named(kv_type, self.config)
         tensors = used_tensors(gguf, self.config)
         self._gguf = gguf  # the embedding table is read in place
         self._library = KernelLibrary(choose(isa))
@@ -32,7 +44,7 @@ class CPUModel:
         self._step = _new_step(self.config, gguf, n_threads)
         self._library.load({f"pack-{t.format.name}" for t in tensors.values() if len(t.shape) > 1}, progress)
         weights = _load_weights(self._team, tensors, progress)
-        self._builder = ProgramBuilder(weights, self._step, n_threads)
+        self._builder = ProgramBuilder(weights, self._step, n_threads, self.kv_type)
         build = architecture(gguf.architecture, str(gguf.path)).build
         self._logits: Rows = build(self._builder, self.config)
         self._library.load(self._builder.kernels, progress)
@@ -44,8 +56,8 @@ class CPUModel:
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
         config = self.config
-        shape = (config.n_layers, n_blocks, config.n_kv_heads * BLOCK_TOKENS * config.head_dim)
-        self._kv = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+        shape = (config.n_layers, n_blocks, config.n_kv_heads * self.kv_type.head_bytes(config.head_dim))
+        self._kv = zeros(math.prod(shape)).reshape(shape), zeros(math.prod(shape)).reshape(shape)
         self._program = self._builder.finish(self._library, self._kv)
 
     def forward(self, batch: Batch) -> np.ndarray:

@@ -65,6 +65,7 @@ class Engine:
         progress: Callable[[str, float, float], None] | None = None,
         isa: str | None = None,
         n_parallel: int = 1,
+        kv_type: str | None = None,
     ) -> Self:
         """Load a model by the path of its GGUF file or by its name in `models.toml`.
 
@@ -73,13 +74,16 @@ class Engine:
         progress: called with what is being done, how much of it is done, and how much there is.
         isa: forces an instruction set; by default the best that this processor has.
         n_parallel: full contexts that the cache has room for; shorter sequences share them freely.
+        kv_type: how keys and values are stored, "f16" (the default) or "q8_0", which takes half the memory.
 
         Raises ModelFileError or UnsupportedModel for the file, ContextTooLong if n_ctx is more than the model was
-        trained on, OutOfMemory before anything is allocated.
+        trained on, UsageError for a type of keys and values that does not exist or does not suit the model, OutOfMemory
+        before anything is allocated.
         """
         from llmrun.quant_formats.gguf_file import GGUFFile
         from llmrun.runner.architecture import architecture
         from llmrun.runner.config import ModelConfig
+        from llmrun.runner.kv_type import kv_type_named
         from llmrun.runner.loader import load_model
         from llmrun.runner.memory import check_memory
         from llmrun.runner.registry import resolve
@@ -90,10 +94,10 @@ class Engine:
             config = ModelConfig.from_gguf(gguf)
             n_ctx = context_size(n_ctx, config.n_ctx_train)
             weight_bytes = sum(tensor.n_bytes for tensor in gguf.tensors.values())
-            check_memory(weight_bytes, n_parallel * n_ctx * config.kv_bytes_per_token())
+            check_memory(weight_bytes, n_parallel * n_ctx * config.kv_bytes_per_token(kv_type_named(kv_type, config)))
             tokenizer = Tokenizer.from_gguf(gguf.metadata)
             template = ChatTemplate.from_gguf(gguf.metadata)
-            loaded = load_model(gguf, n_threads, progress, isa)
+            loaded = load_model(gguf, n_threads, progress, isa, kv_type)
         try:
             return cls(loaded, tokenizer, template, n_ctx, n_parallel)
         except BaseException:

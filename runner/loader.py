@@ -14,19 +14,24 @@ MAX_THREADS = 1024
 
 
 def load_model(
-    gguf: GGUFFile, n_threads: int | None = None, progress: "Progress | None" = None, isa: str | None = None
+    gguf: GGUFFile,
+    n_threads: int | None = None,
+    progress: "Progress | None" = None,
+    isa: str | None = None,
+    kv_type: str | None = None,
 ) -> Model:
     """Load the weights of a file onto the CPU.
 
-    `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set.
+    `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set; `kv_type`
+    is how keys and values are stored, "f16" (the default) or "q8_0".
 
-    Raises UsageError for a number of threads that makes no sense.
+    Raises UsageError for a number of threads or a type that makes no sense.
     """
     if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
         raise UsageError(f"{n_threads} threads cannot be used; ask for 1 to {MAX_THREADS}")
     from llmrun.runner.cpu_model import CPUModel
 
-    return CPUModel(gguf, n_threads or default_threads(), progress, isa)
+    return CPUModel(gguf, n_threads or default_threads(), progress, isa, kv_type)
 
 
 def default_threads() -> int:

@@ -69,7 +69,12 @@ class Engine:
 
     @classmethod
     def load(
-        cls, model: object, n_ctx: int | None = None, n_threads: int | None = None, progress: object = None
+        cls,
+        model: object,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        progress: object = None,
+        kv_type: str | None = None,
     ) -> "Engine":
         return cls()
 

@@ -69,17 +69,102 @@ class Cache:
     keys: np.ndarray
     values: np.ndarray
 
+    def floats(self) -> "Cache":
+        """What the halfs stand for."""
+        return self
+
     def stored_keys(self) -> np.ndarray:
         """The keys as the cache holds them: sixteen tokens side by side."""
         n_blocks, n_heads, tokens, head_dim = self.keys.shape
         tiles = self.keys.reshape(n_blocks, n_heads, tokens // 16, 16, head_dim)
         return np.ascontiguousarray(tiles.swapaxes(-1, -2))
 
+    def stored_values(self) -> np.ndarray:
+        """The values as the cache holds them: as they are."""
+        return self.values
+
     @classmethod
     def from_stored(cls, keys: np.ndarray, values: np.ndarray) -> "Cache":
         """The reverse of `stored_keys`."""
         n_blocks, n_heads, tiles, head_dim, _ = keys.shape
         return cls(keys.swapaxes(-1, -2).reshape(n_blocks, n_heads, tiles * 16, head_dim), values)
+
+
+@dataclass(frozen=True)
+class ByteCache:
+    """Keys and values (n_blocks, n_kv_heads, 64, head_dim) int8, with a scale (..., head_dim / 32) float16 for 32."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    key_scales: np.ndarray
+    value_scales: np.ndarray
+
+    @classmethod
+    def of(cls, cache: Cache) -> "ByteCache":
+        """Quantise, keys after they are turned; what is not a number gets scales that are not."""
+        keys, key_scales = bytes_and_scales(turned(cache.keys.astype(np.float32)))
+        values, value_scales = bytes_and_scales(cache.values.astype(np.float32))
+        return cls(keys, values, key_scales, value_scales)
+
+    def floats(self) -> Cache:
+        """What the bytes stand for."""
+        pairs = ((self.keys, self.key_scales), (self.values, self.value_scales))
+        keys, values = (bytes_ * np.repeat(scales.astype(np.float64), 32, axis=-1) for bytes_, scales in pairs)
+        return Cache(turned(keys) / 32, values)
+
+    def stored_keys(self) -> np.ndarray:
+        """As the cache holds them: scales, then four dimensions of sixteen tokens, with 128 added; uint8."""
+        n_blocks, n_heads, _, head_dim = self.keys.shape
+        words = (self.keys.view(np.uint8) ^ 128).reshape(n_blocks, n_heads, 4, 16, head_dim // 4, 4).swapaxes(3, 4)
+        return _with_scales(self.key_scales, words)
+
+    def stored_values(self) -> np.ndarray:
+        """As the cache holds them: scales, then one dimension of four tokens, 16 apart; uint8."""
+        n_blocks, n_heads, _, head_dim = self.values.shape
+        words = self.values.view(np.uint8).reshape(n_blocks, n_heads, 4, 16, head_dim // 32, 32)
+        return _with_scales(self.value_scales, words.transpose(0, 1, 4, 3, 5, 2))
+
+    @classmethod
+    def from_stored(cls, keys: np.ndarray, values: np.ndarray, head_dim: int) -> "ByteCache":
+        """The reverse of the two."""
+        n_blocks, n_heads, _ = keys.shape
+        n_scales = 128 * (head_dim // 32)
+        scales = [
+            array[..., :n_scales].copy().view(np.float16).reshape(n_blocks, n_heads, -1, 64).swapaxes(2, 3)
+            for array in (keys, values)
+        ]
+        shape = (n_blocks, n_heads, 64, head_dim)
+        key_words = keys[..., n_scales:].reshape(n_blocks, n_heads, 4, head_dim // 4, 16, 4).swapaxes(3, 4)
+        value_words = values[..., n_scales:].reshape(n_blocks, n_heads, head_dim // 32, 16, 32, 4)
+        value_words = value_words.transpose(0, 1, 5, 3, 2, 4)
+        found = [np.ascontiguousarray(words).reshape(shape) for words in (key_words ^ 128, value_words)]
+        return cls(found[0].view(np.int8), found[1].view(np.int8), scales[0], scales[1])
+
+
+def _with_scales(scales: np.ndarray, words: np.ndarray) -> np.ndarray:
+    n_blocks, n_heads = scales.shape[:2]
+    first = np.ascontiguousarray(scales.swapaxes(2, 3)).view(np.uint8).reshape(n_blocks, n_heads, -1)
+    return np.concatenate([first, words.reshape(n_blocks, n_heads, -1)], axis=-1)
+
+
+def turned(x: np.ndarray) -> np.ndarray:
+    """Rows (..., n) multiplied with the Hadamard matrix of 32, which is its own inverse but for a factor of 32."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    for apart in (16, 8, 4, 2, 1):
+        pairs = blocks.reshape(*blocks.shape[:-1], -1, 2, apart)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        blocks = np.stack([a + b, a - b], axis=-2).reshape(blocks.shape)
+    return blocks.reshape(x.shape)
+
+
+def bytes_and_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of floats as int8 (..., n) and float16 scales (..., n / 32), float32 throughout."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scales = (np.abs(blocks).max(axis=-1) * np.float32(1 / 127)).astype(np.float16)
+    wide = scales.astype(np.float32)
+    inverse = np.where(wide > 0, np.float32(1), np.float32(0)) / np.where(wide > 0, wide, np.float32(1))
+    quants = np.clip(np.rint(np.nan_to_num(blocks * inverse[..., None])), -127, 127).astype(np.int8)
+    return quants.reshape(x.shape), scales
 
 
 def attention(

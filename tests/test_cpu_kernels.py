@@ -1,5 +1,6 @@
 """The kernels that work row by row, against float64 or to the bit; products and attention have files of their own."""
 
+import math
 from collections.abc import Callable
 
 import activation_records
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from gguf_files import random_stored
 from kernel_runner import FORMAT_NAMES, Guarded, count, kernels, vector_isas
-from kernel_twins import Cache, gelu, quantise, rms_norm, rope, silu
+from kernel_twins import ByteCache, Cache, bytes_and_scales, gelu, quantise, rms_norm, rope, silu, turned
 
 from llmrun.cpu_kernels.fields import EMBED, GATED, NORM, PACK, QUANTISE, ROPE
 from llmrun.cpu_kernels.packing import PanelSize
@@ -251,21 +252,27 @@ class RopeCase:
 
     def run(self, isa: str, n_threads: int, *, paired: bool) -> tuple[np.ndarray, Cache]:
         """The queries, and the cache; what was not written is NaN."""
-        q, k, v = self.q.copy(), self.k.copy(), self.v.copy()
-        turns = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=-1).astype(np.float32)
         shape = (self.n_blocks, self.n_kv_heads)
         keys = np.full((*shape, 4, self.head_dim, 16), np.nan, np.float16)
         values = np.full((*shape, 64, self.head_dim), np.nan, np.float16)
+        return self.run_into(isa, n_threads, "rope", keys, values, paired=paired), Cache.from_stored(keys, values)
+
+    def run_into(
+        self, isa: str, n_threads: int, kernel: str, keys: np.ndarray, values: np.ndarray, *, paired: bool
+    ) -> np.ndarray:
+        """Run the kernel of a type of keys and values; returns the queries."""
+        q, k, v = self.q.copy(), self.k.copy(), self.v.copy()
+        turns = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=-1).astype(np.float32)
         q_bias, k_bias, v_bias = self.biases if self.extras else (0, 0, 0)
         q_norm, k_norm = self.norms if self.extras else (0, 0)
         kernels(isa, n_threads).run(
-            "rope", ROPE, n_tokens=count(len(q)), q=q, q_stride=q[0].nbytes, k=k, k_stride=k[0].nbytes, v=v,
+            kernel, ROPE, n_tokens=count(len(q)), q=q, q_stride=q[0].nbytes, k=k, k_stride=k[0].nbytes, v=v,
             v_stride=v[0].nbytes, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim,
             q_bias=q_bias, k_bias=k_bias, v_bias=v_bias, q_norm=q_norm, k_norm=k_norm, eps=1e-6, angles=turns,
             rope_dim=2 * self.angles.shape[1], paired=int(paired), scale=0.125, positions=self.positions,
             sequences=self.sequences, block_tables=self.tables, table_stride=12, k_cache=keys, v_cache=values,
         )  # fmt: skip
-        return q, Cache.from_stored(keys, values)
+        return q
 
     def prepared(self, x: np.ndarray, which: int, *, paired: bool) -> np.ndarray:
         """Queries (0) or keys (1) in float64."""
@@ -293,6 +300,35 @@ def test_rope(isa: str, head_dim: int, rope_dim: int, group: int, *, paired: boo
     q_again, cache_again = case.run(isa, 2, paired=paired)
     np.testing.assert_array_equal(q, q_again)
     np.testing.assert_array_equal(cache.keys, cache_again.keys)
+
+
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 1), (96, 3), (256, 7)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rope_stores_bytes(isa: str, head_dim: int, group: int) -> None:
+    """The bytes of values to the bit, and keys within what 8 bits of the 32 turned ones allow."""
+    case = RopeCase(head_dim, head_dim, group, extras=True)
+    case.v[0] *= 1e-9  # below the smallest half
+    found = []
+    for n_threads in (1, 2):
+        shape = (case.n_blocks, case.n_kv_heads, 68 * head_dim)
+        keys, values = Guarded(math.prod(shape)), Guarded(math.prod(shape))
+        q = case.run_into(isa, n_threads, "rope-q8_0", keys.bytes, values.bytes, paired=False)
+        for memory in (keys, values):
+            memory.check()
+        found.append((q, keys.bytes.copy(), values.bytes.copy()))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    q, *stored = found[0]
+    np.testing.assert_array_equal(q, case.run(isa, 1, paired=False)[0])
+    cache = ByteCache.from_stored(*(array.reshape(shape) for array in stored), head_dim)
+    where = (case.tables[case.sequences, case.positions // 64], slice(None), case.positions % 64)
+    values, scales = bytes_and_scales(case.v + case.biases[2])
+    np.testing.assert_array_equal(cache.values[where], values)
+    np.testing.assert_array_equal(cache.value_scales[where], scales)
+    expected = turned(case.prepared(case.k, 1, paired=False))
+    largest = np.repeat(np.abs(expected.reshape(*expected.shape[:-1], -1, 32)).max(-1), 32, axis=-1)
+    keys = cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)
+    assert (np.abs(keys - expected) <= 0.51 / 127 * largest + 1e-6).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

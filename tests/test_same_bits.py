@@ -14,21 +14,25 @@ from llmrun.runner.cpu_model import CPUModel
 
 PROMPT = np.random.default_rng(3).integers(0, N_VOCAB, 150)
 OTHERS = [np.random.default_rng(i).integers(0, N_VOCAB, n) for i, n in enumerate((70, 3, 64))]
-MODELS = [("llama", name) for name in ("F16", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K")]
-MODELS += [("qwen2", "BF16"), ("qwen3", "Q4_0"), ("gemma3", "Q5_K")]
+MODELS = [("llama", name, "f16") for name in ("F16", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K")]
+MODELS += [("qwen2", "BF16", "f16"), ("qwen3", "Q4_0", "f16"), ("gemma3", "Q5_K", "f16")]
+MODELS += [("llama", "Q4_1", "q8_0"), ("gemma3", "Q8_0", "q8_0")]  # keys and values as bytes
 
 
 def load(path: Path, n_threads: int, isa: str | None = None) -> CPUModel:
-    model = CPUModel(GGUFFile.open(path), n_threads, isa=isa)
+    kv_type = "q8_0" if "q8_0" in path.name else "f16"
+    model = CPUModel(GGUFFile.open(path), n_threads, isa=isa, kv_type=kv_type)
     model.allocate_kv(16)
     return model
 
 
 @pytest.fixture(scope="module", params=MODELS, ids="-".join)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    architecture, format_name = request.param
+    architecture, format_name, kv_type = request.param
     n_layers = 7 if architecture == "gemma3" else 2  # so that some layers have a window and one has none
-    return write_random_model(tmp_path_factory.mktemp("model") / "model.gguf", architecture, format_name, n_layers)
+    return write_random_model(
+        tmp_path_factory.mktemp("model") / f"model-{kv_type}.gguf", architecture, format_name, n_layers
+    )
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids="{} threads".format)
