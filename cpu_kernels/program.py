@@ -115,8 +115,9 @@ class ProgramBuilder:
         self._matmul(y, name, x, accumulate=True, barrier=True)
 
     def gated(self, gate: Rows, up: Rows, activation: str) -> Rows:
-        """activation(gate) * up, with "silu" or "gelu"."""
+        """activation(gate) * up, with "silu" or "gelu"; it takes the place of the gate."""
         out = Rows(self, gate.n)
+        out.floats = gate.floats
         return out.produced_by(
             self._add(
                 f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.floats,
