@@ -77,9 +77,10 @@ def build_quantise_row(isa: Isa) -> Callable:
 
 
 def build_quantise_pair(isa: Isa) -> Callable:
-    """`quantise_pair(row, n, token, n_tokens, q16)`: a row as two columns that add up to it, 2 x token and the next.
+    """`quantise_pair(row, n, first, last, token, n_tokens, q16)`: a row as two columns that add up to it.
 
-    The second holds what the rounding of the first left over; the row is overwritten with it.
+    They are 2 x token and the next; the second holds what the rounding of the first left over, and so does the row
+    afterwards.
     """
     emitted = simd.emitter_for(isa, LANES)
     _, find = group_functions(isa)
@@ -92,10 +93,10 @@ def build_quantise_pair(isa: Isa) -> Callable:
         _quantise(s, row, record, record, t + 1, group, 32)
 
     @device
-    def quantise_pair(row, n, token, n_tokens, q16):
+    def quantise_pair(row, n, first, last, token, n_tokens, q16):
         column, group = find(2 * token, 2 * n_tokens)
         base = q16 + column * (n // 32) * q16_bytes
-        for b in range(n // 32):
+        for b in range(first // 32, last // 32):
             quantise_32(row + 128 * b, base + b * group * q16_bytes, 2 * token - column, group)
 
     return quantise_pair
