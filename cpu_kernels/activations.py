@@ -30,11 +30,6 @@ class Layout:
         assert n % self.block_size == 0, (self.name, n)
         return n // self.block_size * self.block_bytes
 
-    @property
-    def is_quantised(self) -> bool:
-        """Whether values are rounded."""
-        return self.block_size > 1
-
 
 Q16 = Layout("q16", 32, 52)
 F32 = Layout("f32", 1, 4)

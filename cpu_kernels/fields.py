@@ -2,16 +2,15 @@
 
 from llmrun.cpu_kernels.op import fields
 
-MATMUL = fields("n_columns weights n_panels panel_bytes words n_blocks x out out_stride then scratch scratch_stride")
-"""out[t] = W x[t]; or, as `then` says (`matmul.py`), out[t] += W x[t], or out[t] = W x[2 t] + W x[2 t + 1].
+MATMUL = fields(
+    "n_columns weights n_panels panel_bytes words n_blocks x out out_stride accumulate scratch scratch_stride"
+)
+"""out[t] = W x[t], or out[t] += W x[t] with `accumulate`.
 
 `n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels of `panel_bytes`,
 whose words begin at `words`; `x` activations in the layout of the format; `out` (n_columns, out_stride bytes) float32,
 rows padded to whole panels; `scratch` is `scratch_stride` bytes a thread.
 """
-
-SET, ADD, FOLD = 0, 1, 2
-"""`then`: a product is written, added to what is there, or added to that of the next column and written."""
 
 PACK = fields("source target n_rows n_blocks panel_bytes words")
 """`source` (n_rows, n_blocks) blocks of the file; `target` whole panels as in MATMUL."""
@@ -19,11 +18,10 @@ PACK = fields("source target n_rows n_blocks panel_bytes words")
 EMBED = fields("n_tokens tokens table row_bytes n_blocks out out_stride scale")
 """out[t] = scale x row tokens[t] of the table in the file's layout; tokens int32, `scale` a float."""
 
-NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q16 f32 pairs")
+NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q16 f32")
 """h = rms_norm(x[rows[t]]) * weight; with `residual`, residual[t] += h; else out[t] = h, quantised where wanted.
 
-`rows` is 0 (every row) or the address of int32 row numbers; `eps` a float; n values a row; with `pairs`, q16 gets two
-columns a row, which add up to it.
+`rows` is 0 (every row) or the address of int32 row numbers; `eps` a float; n values a row.
 """
 
 GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q16 f32")

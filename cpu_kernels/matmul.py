@@ -11,7 +11,7 @@ from collections.abc import Callable
 from numba import types
 
 from llmrun.cpu_kernels import simd
-from llmrun.cpu_kernels.fields import ADD, FOLD, MATMUL
+from llmrun.cpu_kernels.fields import MATMUL
 from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
@@ -60,7 +60,7 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
     @device
     def few(op, thread, first, last, begin, n_columns):
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
-        then = load_word(op + MATMUL.then)
+        accumulate = load_word(op + MATMUL.accumulate)
         panel_bytes, words = load_word(op + MATMUL.panel_bytes), load_word(op + MATMUL.words)
         for p in range(first, last):
             w = load_word(op + MATMUL.weights) + p * panel_bytes
@@ -68,15 +68,15 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
             t = begin
             while t < n_columns:
                 n = width(n_columns - t)
-                x, o = load_word(op + MATMUL.x) + t * n_blocks * x_bytes, out + (t // 2 if then == FOLD else t) * stride
+                x, o = load_word(op + MATMUL.x) + t * n_blocks * x_bytes, out + t * stride
                 if n == 8:
-                    product8(w, w + words, x, n_blocks, o, stride, then)
+                    product8(w, w + words, x, n_blocks, o, stride, accumulate)
                 elif n == 4:
-                    product4(w, w + words, x, n_blocks, o, stride, then)
+                    product4(w, w + words, x, n_blocks, o, stride, accumulate)
                 elif n == 2:
-                    product2(w, w + words, x, n_blocks, o, stride, then)
+                    product2(w, w + words, x, n_blocks, o, stride, accumulate)
                 else:
-                    product1(w, w + words, x, n_blocks, o, stride, then)
+                    product1(w, w + words, x, n_blocks, o, stride, accumulate)
                 t += n
 
     return few
@@ -100,7 +100,7 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
     @device
     def many(op, thread, first, last, begin, n_columns):
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
-        n_groups, then = n_blocks * groups_a_block, load_word(op + MATMUL.then)
+        n_groups, accumulate = n_blocks * groups_a_block, load_word(op + MATMUL.accumulate)
         scratch = load_word(op + MATMUL.scratch) + thread * load_word(op + MATMUL.scratch_stride)
         at_once = max(1, load_word(op + MATMUL.scratch_stride) // (n_groups * group_bytes))
         end = n_columns - n_columns % widest
@@ -111,10 +111,10 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
                 unpack(w, w + load_word(op + MATMUL.words), scratch + i * n_groups * group_bytes, n_blocks)
             for t in range(begin, end, widest):
                 x = load_word(op + MATMUL.x) + t * n_groups * column_bytes
-                out = load_word(op + MATMUL.out) + (t // 2 if then == FOLD else t) * stride + p * row_bytes
+                out = load_word(op + MATMUL.out) + t * stride + p * row_bytes
                 for i in range(n_panels):
                     w = scratch + i * n_groups * group_bytes
-                    product(0, w, x, n_groups, out + i * row_bytes, stride, then)
+                    product(0, w, x, n_groups, out + i * row_bytes, stride, accumulate)
             few(op, thread, p, p + n_panels, end, n_columns)
 
     return many
@@ -129,7 +129,7 @@ def _build_product(isa: Isa, panel: PanelFormat, columns: int) -> Callable:
 
 
 def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int, x_bytes: int) -> Callable:
-    """`product(h, w, x, n, out, stride, then)`: `dot` over n blocks and records of so many bytes."""
+    """`product(h, w, x, n, out, stride, accumulate)`: `dot` over n blocks and records of so many bytes."""
     emitted, tile = simd.emitter_for(isa), simd.tile(isa.lanes, columns)
 
     @emitted(tile)
@@ -152,14 +152,8 @@ def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int
             s.store(out, s.load_f32(out) + a)
             out = out + stride
 
-    @emitted(types.void, INTP, INTP, tile)
-    def fold_rows(s, out, stride, acc):
-        for t in range(0, columns - 1, 2):
-            s.store(out, acc[t] + acc[t + 1])
-            out = out + stride
-
     @device
-    def product(h, w, x, n, out, stride, then):
+    def product(h, w, x, n, out, stride, accumulate):
         acc, ahead = zeros(), h + PREFETCH_BYTES
         for _ in range(n):
             acc = add_block(acc, h, w, x, ahead)
@@ -167,10 +161,8 @@ def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int
             h += h_bytes
             w += w_bytes
             x += x_bytes
-        if then == ADD:
+        if accumulate:
             add_rows(out, stride, acc)
-        elif then == FOLD:
-            fold_rows(out, stride, acc)
         else:
             set_rows(out, stride, acc)
 

@@ -14,7 +14,7 @@ import numpy as np
 from llmrun.cpu_kernels import op
 from llmrun.cpu_kernels.activations import LAYOUTS, Layout
 from llmrun.cpu_kernels.buffers import Buffer, place
-from llmrun.cpu_kernels.fields import ADD, ATTENTION, EMBED, FOLD, GATED, MATMUL, NORM, QUANTISE, ROPE, SET
+from llmrun.cpu_kernels.fields import ATTENTION, EMBED, GATED, MATMUL, NORM, QUANTISE, ROPE
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix, unpacked_bytes
@@ -37,8 +37,7 @@ class _Operation:
 class Rows:
     """Activations: (n_tokens, n) float32, and the quantised forms that products read.
 
-    Rows `of_logits` are quantised as two columns that add up to them: rounding hurts most where nothing follows that
-    could even it out, and reading the weights takes the time there anyway.
+    Rows `of_logits` are those of the tokens whose logits are wanted, others those of all tokens.
     """
 
     def __init__(self, builder: "ProgramBuilder", n: int, *, of_logits: bool = False):
@@ -62,8 +61,7 @@ class Rows:
         """The rows in a layout; the operation that makes them is told to write it."""
         if layout.name not in self._quantised:
             assert self._producer is not None, "nothing quantises these rows"
-            columns = self._builder.step.max_tokens * (2 if self.of_logits else 1)
-            buffer = Buffer(columns * layout.column_bytes(self.n))
+            buffer = Buffer(self._builder.step.max_tokens * layout.column_bytes(self.n))
             self._quantised[layout.name] = buffer
             self._builder.set_field(self._producer, layout.name, buffer)
         return self._quantised[layout.name]
@@ -230,23 +228,19 @@ class ProgramBuilder:
             rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,
             weight=self._vector(weight), eps=op.float_word(eps), n=x.n, residual=residual,
             out=out.floats if out else 0, out_stride=out.stride if out else x.stride, q16=0, f32=0,
-            pairs=int(of_logits),
             barrier=out is not None,
         )  # fmt: skip
 
     def _matmul(self, x: Rows, name: str, out: Rows, *, accumulate: bool, barrier: bool) -> None:
         matrix = self._matrix(name)
         assert matrix.n_columns == x.n, (name, matrix.n_columns, x.n)
+        n_columns = self.step.address("n_logits" if x.of_logits else "n_tokens")
         layout, scratch = LAYOUTS[matrix.layout], unpacked_bytes(x.n)
-        counts, then = "n_tokens", ADD if accumulate else SET
-        if x.of_logits:
-            counts, then = ("n_logit_pairs", FOLD) if layout.is_quantised else ("n_logits", SET)
         self._add(
-            f"matmul-{matrix.format}", MATMUL, n_columns=self.step.address(counts), weights=matrix.address,
-            n_panels=matrix.n_panels, panel_bytes=matrix.panel.n_bytes, words=matrix.panel.words,
-            n_blocks=matrix.n_blocks, x=x.as_layout(layout), out=out.floats,
-            out_stride=out.stride, then=then, scratch=self._shared("unpacked", scratch * self.n_threads),
-            scratch_stride=scratch, barrier=barrier,
+            f"matmul-{matrix.format}", MATMUL, n_columns=n_columns, weights=matrix.address, n_panels=matrix.n_panels,
+            panel_bytes=matrix.panel.n_bytes, words=matrix.panel.words, n_blocks=matrix.n_blocks,
+            x=x.as_layout(layout), out=out.floats, out_stride=out.stride, accumulate=int(accumulate),
+            scratch=self._shared("unpacked", scratch * self.n_threads), scratch_stride=scratch, barrier=barrier,
         )  # fmt: skip
 
     def _matrix(self, name: str) -> PackedMatrix:

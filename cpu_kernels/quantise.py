@@ -16,8 +16,8 @@ LANES = 16
 """Rows are worked on sixteen values at a time on every processor, so that sums have the same order everywhere."""
 
 
-def _quantise(s: Emitter, row: V, record: V, record_bytes: V, t: V, group: V, n: int) -> list[V]:
-    """Write the records of n values of one column, 32 or 256; returns the values that the bytes stand for."""
+def _quantise(s: Emitter, row: V, record: V, record_bytes: V, t: V, group: V, n: int) -> None:
+    """Write the records of n values of one column, 32 or 256."""
     vectors = [s.load_f32(row + 4 * LANES * i) for i in range(n // LANES)]
     lanes = range(0, LANES, LANES // len(vectors))  # where `reduce_each` leaves the result of each vector
     largest = s.reduce_each([s.absolute(v) for v in vectors], s.maximum)
@@ -36,7 +36,6 @@ def _quantise(s: Emitter, row: V, record: V, record_bytes: V, t: V, group: V, n:
         s.store(record + group * 40 + t * 8, s.shuffle(biases, biases, [first, second]))
         s.store(record + group * 48 + t * 4, s.shuffle(sums, sums, [first]) + s.shuffle(sums, sums, [second]))
         record = record + record_bytes
-    return [s.to_f32(q) * s.lane(scales, i) for q, i in zip(quants, lanes, strict=True)]
 
 
 def build_quantise_row(isa: Isa) -> Callable:
@@ -74,29 +73,3 @@ def build_quantise_row(isa: Isa) -> Callable:
                 store_f32(base + 4 * (i * group + t), load_f32(row + 4 * i))
 
     return quantise_row
-
-
-def build_quantise_pair(isa: Isa) -> Callable:
-    """`quantise_pair(row, n, first, last, token, n_tokens, q16)`: a row as two columns that add up to it.
-
-    They are 2 x token and the next; the second holds what the rounding of the first left over, and so does the row
-    afterwards.
-    """
-    emitted = simd.emitter_for(isa, LANES)
-    _, find = group_functions(isa)
-    q16_bytes = Q16.block_bytes
-
-    @emitted(types.void, INTP, INTP, INTP, INTP)
-    def quantise_32(s, row, record, t, group):
-        for half, kept in enumerate(_quantise(s, row, record, record, t, group, 32)):
-            s.store(row + 64 * half, s.load_f32(row + 64 * half) - kept)
-        _quantise(s, row, record, record, t + 1, group, 32)
-
-    @device
-    def quantise_pair(row, n, first, last, token, n_tokens, q16):
-        column, group = find(2 * token, 2 * n_tokens)
-        base = q16 + column * (n // 32) * q16_bytes
-        for b in range(first // 32, last // 32):
-            quantise_32(row + 128 * b, base + b * group * q16_bytes, 2 * token - column, group)
-
-    return quantise_pair

@@ -9,7 +9,7 @@ from llmrun.cpu_kernels.fields import GATED, NORM, QUANTISE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
-from llmrun.cpu_kernels.quantise import LANES, build_quantise_pair, build_quantise_row
+from llmrun.cpu_kernels.quantise import LANES, build_quantise_row
 from llmrun.cpu_kernels.share import share, share_values
 from llmrun.cpu_kernels.simd import INTP
 
@@ -72,7 +72,7 @@ def build_norm(isa: Isa) -> Callable:
     """The kernel of RMS norm."""
     import math
 
-    sum_of_squares, quantise_row, quantise_pair = build_norm_sum(isa), build_quantise_row(isa), build_quantise_pair(isa)
+    sum_of_squares, quantise_row = build_norm_sum(isa), build_quantise_row(isa)
     sqrt, part = math.sqrt, _build_part(isa)
 
     @device
@@ -97,10 +97,7 @@ def build_norm(isa: Isa) -> Callable:
             for i in range(first, last):
                 store_f32(target + 4 * i, scaled(x, weight, factor, i))
             q16, f32 = load_word(op + NORM.q16), load_word(op + NORM.f32)
-            if q16 and load_word(op + NORM.pairs):
-                quantise_pair(target, n, first, last, t, n_tokens, q16)
-            else:
-                quantise_row(target, n, first, last, t, n_tokens, q16, f32)
+            quantise_row(target, n, first, last, t, n_tokens, q16, f32)
 
     def norm(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + NORM.n_tokens)), load_word(op + NORM.n)

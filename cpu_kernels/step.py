@@ -66,7 +66,6 @@ class Step:
         self._arrays: dict[str, np.ndarray] = {
             "n_tokens": np.zeros(1, np.int64),
             "n_logits": np.zeros(1, np.int64),
-            "n_logit_pairs": np.zeros(1, np.int64),
             "n_tiles": np.zeros(1, np.int64),
             "spread": np.zeros(1, np.int64),
             "tokens": np.zeros(max_tokens, np.int32),
@@ -101,7 +100,6 @@ class Step:
         assert block_tables.shape[1] <= self.max_blocks, (block_tables.shape, self.max_blocks)
         arrays = self._arrays
         arrays["n_tokens"][0], arrays["n_logits"][0] = n, len(logit_rows)
-        arrays["n_logit_pairs"][0] = 2 * len(logit_rows)
         for name, values in (("tokens", tokens), ("positions", positions), ("sequences", sequences)):
             arrays[name][:n] = values
         arrays["logit_rows"][: len(logit_rows)] = logit_rows

@@ -94,7 +94,7 @@ def test_norm(isa: str, n: int) -> None:
     expected = rms_norm(x, weight.astype(np.float64), np.float32(eps))
     for n_threads in (1, 2):
         k, out, targets = kernels(isa, n_threads), Guarded(13 * n * 4), rows_of(x)
-        values = {"x": x, "x_stride": 4 * n, "weight": weight, "eps": eps, "n": n, "out_stride": 4 * n, "pairs": 0}
+        values = {"x": x, "x_stride": 4 * n, "weight": weight, "eps": eps, "n": n, "out_stride": 4 * n}
         k.run(
             "norm", NORM, n_tokens=count(13), rows=0, residual=0, out=out.bytes, **values, **given(targets)
         )  # fmt: skip
@@ -362,7 +362,7 @@ def test_instruction_sets_agree_to_the_bit(n: int) -> None:
         out = np.zeros_like(x)
         kernels(isa, n_threads).run(
             "norm", NORM, n_tokens=count(5), rows=0, x=x, x_stride=4 * n, weight=weight, eps=1e-6, n=n, residual=0,
-            out=out, out_stride=4 * n, pairs=0, **NOT_QUANTISED,
+            out=out, out_stride=4 * n, **NOT_QUANTISED,
         )  # fmt: skip
         return out
 
