@@ -14,7 +14,7 @@ The group that begins at column t begins t x (bytes of a column) behind the firs
 
 from dataclasses import dataclass
 
-from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.simd import FLOAT, I8, I32, Emitter, V
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,16 @@ class Q16Record:
 
     def bytes(self, t: int, step: int) -> V:
         """Values 4 x step to 4 x step + 3 of column t, in every lane."""
-        return self.s.broadcast_bytes(self.address + (32 * t + 4 * step))
+        word = self.s.broadcast_nth(I32, self.address + 32 * t, step)
+        return self.s.bitcast(word, I8, 4 * self.s.lanes)
+
+    def sixteen_bytes(self, t: int, half: int) -> V:
+        """Values 16 x half to 16 x half + 15 of column t."""
+        return self.s.load(I8, self.address + (32 * t + 16 * half), 16)
 
     def scale(self, t: int, half: int) -> V:
         """The scale of sixteen values of column t."""
-        return self.s.broadcast_f32(self.address + (32 * self.columns + 8 * t + 4 * half))
+        return self.s.broadcast_nth(FLOAT, self.address + 32 * self.columns, 2 * t + half)
 
     def bias(self, t: int, half: int) -> V:
         """-128 times the sum of the bytes of sixteen values of column t."""

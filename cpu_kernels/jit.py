@@ -14,7 +14,7 @@ from numba import types
 from numba.core import config
 
 from llmrun.cpu_kernels.isa import Isa
-from llmrun.cpu_kernels.target import symbol, target_machine
+from llmrun.cpu_kernels.target import processor, symbol, target_machine
 
 # No fastmath: the order of float operations is part of what a kernel promises. error_model keeps exceptions out.
 FLAGS: dict[str, Any] = {
@@ -39,8 +39,7 @@ def inlined(function: Callable) -> Callable:
 
 def use(isa: Isa) -> None:
     """Make this process compile for an instruction set; call it before anything is compiled."""
-    if isa.cpu:
-        config.CPU_NAME, config.CPU_FEATURES = isa.cpu, isa.features
+    config.CPU_NAME, config.CPU_FEATURES = processor(isa)
 
 
 def compile_module(name: str, function: Callable) -> llvm.ModuleRef:

@@ -14,7 +14,7 @@ from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, store_f16
-from llmrun.cpu_kernels.simd import INTP
+from llmrun.cpu_kernels.simd import FLOAT, INTP
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, column_bytes
 
 
@@ -67,7 +67,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
         for d in range(at_once):
             k = [s.load_f16(keys + (v * head_dim * 32 + 32 * d)) for v in range(vectors)]
             for t in range(columns):
-                query = s.broadcast_f32(q + (t * head_dim * 4 + 4 * d))
+                query = s.broadcast_nth(FLOAT, q + t * head_dim * 4, d)
                 for v in range(vectors):
                     acc[t * vectors + v] = s.fma(k[v], query, acc[t * vectors + v])
         return acc
@@ -129,15 +129,14 @@ def _build_slice(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callabl
 
     def add(s, acc, weights, values):
         v = [s.load_f16(values + 32 * i) for i in range(vectors)]
-        for t in range(columns):
-            weight = s.broadcast_f32(weights + 4 * BLOCK_TOKENS * t)
+        for t, weight in enumerate(weights):
             for i in range(vectors):
                 acc[t * vectors + i] = s.fma(v[i], weight, acc[t * vectors + i])
 
     @emitted(tile, tile, INTP, INTP)
     def step(s, acc, weights, values):
         acc = list(acc)
-        add(s, acc, weights, values)
+        add(s, acc, [s.broadcast_f32(weights + 4 * BLOCK_TOKENS * t) for t in range(columns)], values)
         return acc
 
     @emitted(tile, tile, INTP, INTP, INTP)
@@ -146,7 +145,8 @@ def _build_slice(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callabl
         for i in range(at_once):
             for line in range(0, 32 * vectors, 64):
                 s.prefetch(values + ahead + (2 * head_dim * i + line), 64)
-            add(s, acc, weights + 4 * i, values + 2 * head_dim * i)
+            of_token = [s.broadcast_nth(FLOAT, weights + 4 * BLOCK_TOKENS * t, i) for t in range(columns)]
+            add(s, acc, of_token, values + 2 * head_dim * i)
         return acc
 
     @emitted(types.void, INTP, INTP, tile)

@@ -103,11 +103,13 @@ class _Pairs:
     """Products of bytes with integers of 16 bits, four at a time: by two byte products, or by two of 16 bits.
 
     The integers of four bytes take two words: their high bytes and their low bytes, or the first and third, and the
-    second and fourth.
+    second and fourth. Where only signed bytes can be multiplied, 128 is taken from unsigned ones, and low bytes are
+    made signed.
     """
 
     def __init__(self, isa: Isa):
-        self.by_bytes = isa.dot.startswith("vnni")
+        self.signed_only = simd.multiplies_signed(isa)
+        self.by_bytes = self.signed_only or isa.dot.startswith("vnni")
 
     def words(self, s: Emitter, q: list[V]) -> list[V]:
         """The two words of the integers in the low halves of q[0] to q[3], for each lane; what is above is ignored."""
@@ -125,7 +127,8 @@ class _Pairs:
         return q + ((q & 128) << 1) if self.by_bytes else q
 
     def sums(self, n: int, start: V, zero: V) -> list[list[V]]:
-        """Accumulators of n products that start at a number."""
+        """Accumulators of n products that start at a number: what takes back the 128 in unsigned bytes."""
+        start = zero if self.signed_only else start
         return [[zero, start] if self.by_bytes else [start] for _ in range(n)]
 
     def total(self, sums: list[V]) -> V:
@@ -136,7 +139,7 @@ class _Pairs:
         """Four bytes for each lane, as `add` takes them."""
         v = s.load_bytes(address)
         if self.by_bytes:
-            return [v]
+            return [v ^ -128 if self.signed_only and not signed else v]
         pairs = s.bitcast(v, I16, 2 * s.lanes)
         return [(pairs << 8).arithmetic_shift(8), pairs.arithmetic_shift(8)] if signed else [pairs & 255, pairs >> 8]
 
@@ -212,7 +215,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
                 k.append(pairs.load(s, keys + (v * group_bytes + 64 * word), signed=False))
                 s.prefetch(keys + ahead + (v * group_bytes + 64 * word), 64)
             for t in range(columns):
-                words = tuple(s.broadcast_i32(q + (q_bytes * t + 8 * word + 4 * i)) for i in range(2))
+                words = tuple(s.broadcast_nth(I32, q + q_bytes * t, 2 * word + i) for i in range(2))
                 for v in range(vectors):
                     pairs.add(s, sums[t][v], k[v], words, signed=False)
         scale = [s.load_f16(scales + 2 * lanes * v) for v in range(vectors)]
@@ -252,7 +255,7 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
     emitted = simd.emitter_for(isa)
     pairs = _Pairs(isa)
     lanes, n_blocks, result_bytes = isa.lanes, head_dim // 32, column_bytes(head_dim)
-    vectors = 2  # of `lanes` dimensions, in registers at once
+    vectors = 1 if pairs.signed_only else 2  # of `lanes` dimensions, in registers at once
 
     def quantise(s, weights, scales, planes):
         """Weights times scales as integers into the planes, 128 bytes a column; returns the scale of each column."""
@@ -268,6 +271,8 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
             tiny = s.like(largest[t], _NEGLIGIBLE)
             inverse = s.select_greater(largest[t], tiny, s.like(tiny, _LARGEST) / largest[t], s.zero_f32())
             q = [s.bitcast(s.fma(v, inverse, s.like(v, _ROUND)), I32, 16) for v in shares[t]]
+            if pairs.signed_only:
+                q = [pairs.take_low_carry(v) for v in q]
             for i, word in enumerate(pairs.words(s, q)):
                 s.store(planes + (128 * t + 64 * i), word)
         return [s.first_lane(v) * (1 / _LARGEST) for v in largest]
@@ -285,10 +290,10 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
                 for i in range(vectors):
                     place = values + (128 * word + 4 * lanes * (first + i))
                     v.append(pairs.load(s, place, signed=True))
-                    if 4 * lanes * i % 64 == 0:
+                    if 4 * lanes * (first + i) % 64 == 0:
                         s.prefetch(place + ahead, 64)
                 for t in range(columns):
-                    words = tuple(s.broadcast_i32(planes + (128 * t + 64 * i + 4 * word)) for i in range(2))
+                    words = tuple(s.broadcast_nth(I32, planes + (128 * t + 64 * i), word) for i in range(2))
                     for i in range(vectors):
                         pairs.add(s, sums[t][i], v[i], words, signed=True)
             for t in range(columns):

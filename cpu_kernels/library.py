@@ -140,11 +140,13 @@ def cache_key(isa: Isa) -> str:
     """Names what compiled code depends on: sources, compilers, interpreter, processor, instruction set."""
     import llvmlite.binding as llvm
 
+    from llmrun.cpu_kernels.host_features import host_features
+
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     for package in ("numba", "llvmlite"):
         digest.update(importlib.metadata.version(package).encode())
-    features = sorted(name for name, present in llvm.get_host_cpu_features().items() if present)
-    digest.update(repr((sys.version_info[:3], llvm.get_host_cpu_name(), features)).encode())
+    processor = llvm.get_host_cpu_name(), sorted(host_features())
+    digest.update(repr((sys.version_info[:3], processor)).encode())
     return f"{isa.name}-{digest.hexdigest()[:16]}"

@@ -31,7 +31,12 @@ SIGNED = 128  # the offset of weights that are signed bytes
 
 def cheap_offset(isa: Isa, offset: int) -> int:
     """The offset that unpacked weights get: one for which `Emitter.offset_start` takes no instruction."""
-    return SIGNED if offset and _multiplies_unsigned(isa) else offset
+    return SIGNED if offset and (_multiplies_unsigned(isa) or multiplies_signed(isa)) else offset
+
+
+def multiplies_signed(isa: Isa) -> bool:
+    """Whether signed bytes can be multiplied, all of them, and unsigned ones cannot."""
+    return isa.dot in ("sdot", "smmla")
 
 
 def _multiplies_unsigned(isa: Isa) -> bool:
@@ -215,10 +220,6 @@ class Emitter:
         """Four bytes for each lane."""
         return self.load(I8, address, 4 * self.lanes)
 
-    def broadcast_bytes(self, address: V) -> V:
-        """The same four bytes for each lane."""
-        return self.bitcast(self.broadcast_i32(address), I8, 4 * self.lanes)
-
     def broadcast_i32(self, address: V) -> V:
         """One 32-bit integer in every lane."""
         return self.splat(self.load(I32, address))
@@ -226,6 +227,13 @@ class Emitter:
     def broadcast_f32(self, address: V) -> V:
         """One float in every lane."""
         return self.splat(self.load(FLOAT, address))
+
+    def broadcast_nth(self, element: ir.Type, address: V, i: int) -> V:
+        """The i-th of the 32-bit values at an address in every lane; those up to the next multiple of 4 may be read."""
+        if not multiplies_signed(self.isa):
+            return self.splat(self.load(element, address + 4 * i))
+        four = self.load(element, address + 16 * (i // 4), 4)  # ARM multiplies with one lane of a register
+        return self.shuffle(four, four, [i % 4] * self.lanes)
 
     # -- arithmetic -----------------------------------------------------------------------------------------------
 
@@ -292,6 +300,17 @@ class Emitter:
         """The lanes of a and b, numbered through, in the order given."""
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return V(self, self.builder.shuffle_vector(a.value, b.value, mask))
+
+    def pieces(self, v: V, lanes: int) -> list[V]:
+        """A vector cut into shorter ones."""
+        return [self.shuffle(v, v, range(i, i + lanes)) for i in range(0, v.value.type.count, lanes)]
+
+    def joined(self, pieces: Sequence[V]) -> V:
+        """Vectors of one length, 2**n of them, as one."""
+        while len(pieces) > 1:
+            lanes = range(2 * pieces[0].value.type.count)
+            pieces = [self.shuffle(a, b, lanes) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+        return pieces[0]
 
     def reduce(self, v: V, combine: Callable[[V, V], V]) -> V:
         """All lanes combined in one fixed order: halves onto each other until one is left."""
@@ -373,6 +392,11 @@ class Emitter:
         if kind == "maddubs":
             pairs = self._call("llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(I16, 2 * n), [u, x])
             return acc + self._call("llvm.x86.avx2.pmadd.wd", self._vector(I32), [pairs, self.constant(I16, 1, 2 * n)])
+        if multiplies_signed(self.isa):
+            parts = zip(self.pieces(acc, 4), self.pieces(u, 16), self.pieces(x, 16), strict=True)
+            return self.joined(
+                [self._call("llvm.aarch64.neon.sdot.v4i32.v16i8", a.value.type, [a, b, c]) for a, b, c in parts]
+            )
         bits = {"vnni512": 512, "vnni256": 256}[kind]
         return self._call(f"llvm.x86.avx512.vpdpbusd.{bits}", self._vector(I32), [acc, u, x])
 
@@ -386,25 +410,27 @@ class Emitter:
 
     def offset_start(self, bias: V, offset: int) -> V:
         """What a sum of `dot` starts from, given -128 x the sum of the activations that it will see."""
-        if offset == 0 or (offset == SIGNED and not self._multiplies_unsigned):
+        if offset == 0 or (offset == SIGNED and not _multiplies_unsigned(self.isa)):
             return self.zero_i32()
         return bias if offset == SIGNED else bias.arithmetic_shift((SIGNED // offset).bit_length() - 1)
 
     def signed_weights(self, w: V) -> V:
         """Signed bytes as `dot` wants them: with 128 added where only unsigned ones can be multiplied."""
-        return w ^ -128 if self._multiplies_unsigned else w
+        return w ^ -128 if _multiplies_unsigned(self.isa) else w
 
     def with_cheap_offset(self, w: V, offset: int) -> V:
         """Weights with the offset that `cheap_offset` says."""
         change = cheap_offset(self.isa, offset) - offset
-        return w + change if change else w
+        if not change:
+            return w
+        return w - offset if multiplies_signed(self.isa) else w + change
 
-    @property
-    def _multiplies_unsigned(self) -> bool:
-        return _multiplies_unsigned(self.isa)
+    def matrix_dot(self, acc: V, a: V, b: V) -> V:
+        """acc += a b, exactly: a holds two rows of eight signed bytes, b two columns, acc 2 x 2 integers, by rows."""
+        return self._call("llvm.aarch64.neon.smmla.v4i32.v16i8", acc.value.type, [acc, a, b])
 
     def _dot_s8(self, acc: V, w: V, x: V) -> V:
-        if self._multiplies_unsigned:
+        if _multiplies_unsigned(self.isa) or multiplies_signed(self.isa):
             return self.dot_u8(acc, w, x)
         if self.isa.dot == "maddubs":  # |w| <= 128 times 127, twice, is 32,512: no saturation
             magnitude = self._call_like("llvm.abs", w, [w, self.constant(I1, 0)])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmrun.cpu_kernels.activations import Q16Record
+from llmrun.cpu_kernels.byte_matrices import LEAST_COLUMNS, has_matrices, matrix_sums, row_pairs
 from llmrun.cpu_kernels.simd import Emitter, V
 
 STEPS = 8  # words of four bytes
@@ -28,11 +29,20 @@ class GroupKind:
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """A group in registers: `word(step)` gives four bytes a row; scales and minimum are floats, lane = row."""
+    """A group in registers: `word(step)` gives four bytes a row; scales and minimum are floats, lane = row.
+
+    With `paired`, two words are row pairs instead, see `byte_matrices.py`.
+    """
 
     word: Callable[[int], V]
     scales: list[V]
     minimum: V | None = None
+    paired: bool = False
+
+    def row_pairs(self, s: Emitter, i: int) -> tuple[V, V]:
+        """The row pairs of words 2 i and 2 i + 1."""
+        first, second = self.word(2 * i), self.word(2 * i + 1)
+        return (first, second) if self.paired else row_pairs(s, first, second)
 
 
 def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) -> list[V]:
@@ -43,11 +53,7 @@ def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) ->
     record, n = Q16Record(s, x, len(acc)), len(acc)
     parts: list[V] = []
     for half in range(2):
-        sums = [s.offset_start(record.bias(t, half), offset) for t in range(n)]
-        for step in range(4 * half, 4 * half + 4):
-            word = group.word(step)
-            sums = [s.dot(sums[t], word, record.bytes(t, step), offset) for t in range(n)]
-        sums = [s.to_f32(total) for total in sums]
+        sums = [s.to_f32(total) for total in _integer_sums(s, group, offset, record, half)]
         if len(group.scales) == 2:
             acc = [s.fma(sums[t] * record.scale(t, half), group.scales[half], acc[t]) for t in range(n)]
         elif half == 0:
@@ -60,11 +66,26 @@ def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) ->
     return acc
 
 
+def _integer_sums(s: Emitter, group: WeightGroup, offset: int, record: Q16Record, half: int) -> list[V]:
+    """The sixteen products behind one activation scale, summed for each column; lane = row."""
+    columns = range(record.columns)
+    sums = [s.offset_start(record.bias(t, half), offset) for t in columns]
+    if has_matrices(s.isa) and len(columns) >= LEAST_COLUMNS:
+        return matrix_sums(s, lambda i: group.row_pairs(s, i), record, half, sums)
+    for step in range(4 * half, 4 * half + 4):
+        word = group.word(step)
+        sums = [s.dot(sums[t], word, record.bytes(t, step), offset) for t in columns]
+    return sums
+
+
 def store_unpacked(s: Emitter, target: V, group: WeightGroup, kind: GroupKind) -> None:
     """Write a group as bytes and floats, for products with many columns: 8 words | scales | minimum."""
     row = 4 * s.lanes
-    for step in range(STEPS):
-        s.store(target + row * step, s.with_cheap_offset(group.word(step), kind.offset))
+    words = [s.with_cheap_offset(group.word(step), kind.offset) for step in range(STEPS)]
+    if has_matrices(s.isa):
+        words = [word for i in range(0, STEPS, 2) for word in row_pairs(s, words[i], words[i + 1])]
+    for step, word in enumerate(words):
+        s.store(target + row * step, word)
     floats = [*group.scales, *([group.minimum] if group.minimum is not None else [])]
     for i, v in enumerate(floats):
         s.store(target + row * (STEPS + i), v)
@@ -78,4 +99,5 @@ def load_unpacked(s: Emitter, source: V, kind: GroupKind) -> WeightGroup:
         lambda step: s.load_bytes(source + row * step),
         floats[: kind.n_scales],
         floats[kind.n_scales] if kind.has_minimum else None,
+        paired=has_matrices(s.isa),
     )
