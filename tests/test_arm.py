@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import arm_compiler
 import numpy as np
@@ -150,7 +151,8 @@ class NumpyEmitter:
     def matrix_dot(self, acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Multiply as smmla does."""
         rows, columns = (v.astype(np.int32).reshape(2, 8) for v in (a, b))
-        return acc + (rows @ columns.T).reshape(4)
+        total: np.ndarray = acc + (rows @ columns.T).reshape(4)
+        return total
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,15 @@ def test_small_matrices_sum_up_to_the_product(half: int) -> None:
     rng = np.random.default_rng(half)
     weights, quants = (rng.integers(-128, 128, (n, 32), dtype=np.int8) for n in (8, 4))
     starts = rng.integers(-1000, 1000, (4, 1), dtype=np.int32)
-    emitter, words = NumpyEmitter(), weights.reshape(8, 8, 4).swapaxes(0, 1).reshape(8, 32)
+    words = weights.reshape(8, 8, 4).swapaxes(0, 1).reshape(8, 32)
+    emitter: Any = NumpyEmitter()
+    record: Any = NumpyRecord(quants)
 
-    def pairs(i: int) -> tuple[np.ndarray, np.ndarray]:
-        return row_pairs(emitter, words[2 * i], words[2 * i + 1])
+    def pairs(i: int) -> Any:
+        first, second = words[2 * i : 2 * i + 2]
+        return row_pairs(emitter, first, second)
 
-    sums = matrix_sums(emitter, pairs, NumpyRecord(quants), half, list(starts.repeat(8, axis=1)))
+    sums: Any = matrix_sums(emitter, pairs, record, half, list(starts.repeat(8, axis=1)))
     part = slice(16 * half, 16 * half + 16)
     assert (np.stack(sums) == starts + quants[:, part].astype(int) @ weights[:, part].astype(int).T).all()
 
