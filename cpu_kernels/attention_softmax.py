@@ -49,7 +49,7 @@ def power_of_two(s: Emitter, n: V) -> V:
 def reduce_together(s: Emitter, vectors: Sequence[V], combine: Callable[[V, V], V]) -> list[V]:
     """Each of up to 4 vectors combined in the order of `Emitter.reduce`, the result in all lanes; cheaper together."""
     count = 4 if len(vectors) > 2 else len(vectors)
-    rows = [*vectors, *vectors[-1:] * (count - len(vectors))]
+    rows = [*vectors, *[vectors[-1]] * (count - len(vectors))]
     width = LANES
     while len(rows) > 1:
         rows = [_fold_two(s, a, b, width // 2, combine) for a, b in zip(rows[::2], rows[1::2], strict=True)]

@@ -5,9 +5,9 @@ from llmrun.cpu_kernels.op import fields
 MATMUL = fields("n_columns weights n_panels panel_bytes words n_blocks x out out_stride then scratch scratch_stride")
 """out[t] = W x[t]; or, as `then` says (`matmul.py`), out[t] += W x[t], or out[t] = W x[2 t] + W x[2 t + 1].
 
-`n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels of
-`panel_bytes`, whose words begin at `words`; `x` activations in the layout of the format; `out` (n_columns, out_stride bytes) float32, rows padded to whole panels; `scratch` is
-`scratch_stride` bytes a thread.
+`n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels of `panel_bytes`,
+whose words begin at `words`; `x` activations in the layout of the format; `out` (n_columns, out_stride bytes) float32,
+rows padded to whole panels; `scratch` is `scratch_stride` bytes a thread.
 """
 
 SET, ADD, FOLD = 0, 1, 2

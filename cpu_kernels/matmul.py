@@ -17,7 +17,7 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_word
 from llmrun.cpu_kernels.panel_format import PanelFormat
-from llmrun.cpu_kernels.share import share
+from llmrun.cpu_kernels.share import share_values
 from llmrun.cpu_kernels.simd import INTP, Emitter, V
 from llmrun.cpu_kernels.weight_group import load_unpacked, multiply, store_unpacked
 
@@ -33,10 +33,13 @@ def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
     """The kernel for weights of one format."""
     few = _build_few(isa, panel)
     many = _build_many(isa, panel, few) if panel.groups else few
+    lanes = isa.lanes
 
     def matmul(op, thread, n_threads):
         n_columns = load_word(load_word(op + MATMUL.n_columns))
-        first, last = share(load_word(op + MATMUL.n_panels), thread, n_threads)
+        n_panels = load_word(op + MATMUL.n_panels)
+        first, last = share_values(n_panels * lanes, thread, n_threads)  # as in `gated`, which needs no barrier then
+        first, last = first // lanes, last // lanes
         if n_columns >= MANY_COLUMNS:
             many(op, thread, first, last, 0, n_columns)
         else:

@@ -9,6 +9,7 @@ from llmrun.cpu_kernels.fields import PACK
 from llmrun.cpu_kernels.op import FIRST_FIELD, RECORD_WORDS
 from llmrun.cpu_kernels.team import Team
 from llmrun.quant_formats.block_format import BlockFormat
+from llmrun.quant_formats.mapped_file import forget_pages
 from llmrun.quant_formats.tensor import Tensor
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")
@@ -89,6 +90,10 @@ def unpacked(tensor: Tensor) -> PackedMatrix:
     return PackedMatrix(tensor.format.name, rows, columns, blocks, 0, PanelSize(0, 0), np.empty(0, np.uint8), tensor)
 
 
+SLICE_BYTES = 32 << 20
+"""How much of a matrix is packed before the file's pages are given back: what loading takes beside the weights."""
+
+
 def pack(team: Team, tensor: Tensor) -> PackedMatrix:
     """Rearrange a matrix (n_rows, n_columns) into panels on all threads; "pack-<format>" must be loaded."""
     rows, columns = tensor.shape
@@ -98,12 +103,17 @@ def pack(team: Team, tensor: Tensor) -> PackedMatrix:
     packed = _aligned(panels * panel.n_bytes)
     program = np.zeros((1, RECORD_WORDS), np.int64)
     program[0, 0] = team.library.address(f"pack-{tensor.format.name}")
-    values = {
-        "source": tensor.data.ctypes.data, "target": packed.ctypes.data, "n_rows": rows, "n_blocks": blocks,
-        "panel_bytes": panel.n_bytes, "words": panel.words,
-    }  # fmt: skip
-    program[0, FIRST_FIELD : FIRST_FIELD + len(values)] = [values[name] for name in PACK._fields]
-    team.run(program)
+    rows_at_once = max(1, SLICE_BYTES // (tensor.rows_bytes * lanes)) * lanes
+    for first in range(0, rows, rows_at_once):
+        source = tensor.data[first * tensor.rows_bytes : (first + rows_at_once) * tensor.rows_bytes]
+        values = {
+            "source": source.ctypes.data, "target": packed.ctypes.data + first // lanes * panel.n_bytes,
+            "n_rows": min(rows_at_once, rows - first), "n_blocks": blocks, "panel_bytes": panel.n_bytes,
+            "words": panel.words,
+        }  # fmt: skip
+        program[0, FIRST_FIELD : FIRST_FIELD + len(values)] = [values[name] for name in PACK._fields]
+        team.run(program)
+        forget_pages(source)  # only the packed copy is used from now on
     return PackedMatrix(tensor.format.name, rows, columns, blocks, panels, panel, packed, tensor)
 
 

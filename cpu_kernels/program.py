@@ -114,14 +114,18 @@ class ProgramBuilder:
         """x += the product of the rows y with a matrix."""
         self._matmul(y, name, x, accumulate=True, barrier=True)
 
-    def gated(self, gate: Rows, up: Rows, activation: str) -> Rows:
-        """activation(gate) * up, with "silu" or "gelu"."""
-        out = Rows(self, gate.n)
+    def gated(self, x: Rows, gate: str, up: str, activation: str) -> Rows:
+        """activation(gate x) * up x, with "silu" or "gelu"."""
+        a, b = (Rows(self, self._matrix(name).n_rows) for name in (gate, up))
+        self._matmul(x, gate, a, accumulate=False, barrier=False)
+        self._matmul(x, up, b, accumulate=False, barrier=False)  # a thread goes on with the rows that it computed
+        out = Rows(self, a.n)
+        out.floats = a.floats
         return out.produced_by(
             self._add(
-                f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=gate.floats,
-                gate_stride=gate.stride, up=up.floats, up_stride=up.stride, out=out.floats, out_stride=out.stride,
-                n=gate.n, q16=0, f32=0,
+                f"gated-{activation}", GATED, n_tokens=self.step.address("n_tokens"), gate=a.floats,
+                gate_stride=a.stride, up=b.floats, up_stride=b.stride, out=out.floats, out_stride=out.stride, n=a.n,
+                q16=0, f32=0,
             )
         )  # fmt: skip
 

@@ -16,28 +16,27 @@ LANES = 16
 """Rows are worked on sixteen values at a time on every processor, so that sums have the same order everywhere."""
 
 
-def _quantised(s: Emitter, v: V) -> tuple[V, V]:
-    """Sixteen values as integers in -127..127, and their scale (largest magnitude / 127)."""
-    largest = s.reduce(s.absolute(v), s.maximum)
+def _quantise(s: Emitter, row: V, record: V, record_bytes: V, t: V, group: V, n: int) -> list[V]:
+    """Write the records of n values of one column, 32 or 256; returns the values that the bytes stand for."""
+    vectors = [s.load_f32(row + 4 * LANES * i) for i in range(n // LANES)]
+    lanes = range(0, LANES, LANES // len(vectors))  # where `reduce_each` leaves the result of each vector
+    largest = s.reduce_each([s.absolute(v) for v in vectors], s.maximum)
     zero, one = s.like(largest, 0.0), s.like(largest, 1.0)
     inverse = s.select_greater(largest, zero, s.like(largest, 127.0), zero)
     inverse = inverse / s.select_greater(largest, zero, largest, one)
-    return s.to_i32(s.round_even(v * s.splat(inverse))), largest * (1.0 / 127.0)
-
-
-def _quantise_32(s: Emitter, row: V, record: V, t: V, group: V) -> list[V]:
-    """Write the record of 32 values of one column; returns the values that the bytes stand for."""
-    parts, kept = [], []
-    for half in range(2):
-        q, scale = _quantised(s, s.load_f32(row + 64 * half))
-        s.store(record + t * 32 + 16 * half, s.truncate(q, I8))
-        count = s.reduce(q, lambda a, b: a + b)
-        s.store(record + group * 32 + t * 8 + 4 * half, scale)
-        s.store(record + group * 40 + t * 8 + 4 * half, s.like(count, 0) - (count << 7))
-        parts.append(scale * s.scalar_to_f32(count))
-        kept.append(s.to_f32(q) * s.splat(scale))
-    s.store(record + group * 48 + t * 4, parts[0] + parts[1])
-    return kept
+    scales = largest * (1.0 / 127.0)
+    quants = [s.to_i32(s.round_even(v * s.lane(inverse, i))) for v, i in zip(vectors, lanes, strict=True)]
+    counts = s.reduce_each(quants, lambda x, y: x + y)
+    biases, sums = s.like(counts, 0) - (counts << 7), scales * s.to_f32(counts)
+    for i in range(n // 32):
+        first, second = lanes[2 * i], lanes[2 * i + 1]
+        s.store(record + t * 32, s.truncate(quants[2 * i], I8))
+        s.store(record + t * 32 + LANES, s.truncate(quants[2 * i + 1], I8))
+        s.store(record + group * 32 + t * 8, s.shuffle(scales, scales, [first, second]))
+        s.store(record + group * 40 + t * 8, s.shuffle(biases, biases, [first, second]))
+        s.store(record + group * 48 + t * 4, s.shuffle(sums, sums, [first]) + s.shuffle(sums, sums, [second]))
+        record = record + record_bytes
+    return [s.to_f32(q) * s.lane(scales, i) for q, i in zip(quants, lanes, strict=True)]
 
 
 def build_quantise_row(isa: Isa) -> Callable:
@@ -50,18 +49,25 @@ def build_quantise_row(isa: Isa) -> Callable:
     _, find = group_functions(isa)
     q16_bytes = Q16.block_bytes
 
-    @emitted(types.void, INTP, INTP, INTP, INTP)
-    def quantise_32(s, row, record, t, group):
-        _quantise_32(s, row, record, t, group)
+    @emitted(types.void, INTP, INTP, INTP, INTP, INTP)
+    def quantise_32(s, row, record, record_bytes, t, group):
+        _quantise(s, row, record, record_bytes, t, group, 32)
+
+    @emitted(types.void, INTP, INTP, INTP, INTP, INTP)
+    def quantise_256(s, row, record, record_bytes, t, group):
+        _quantise(s, row, record, record_bytes, t, group, 256)
 
     @device
     def quantise_row(row, n, first, last, token, n_tokens, q16, f32):
         column, group = find(token, n_tokens)
         t = token - column
         if q16:
-            base = q16 + column * (n // 32) * q16_bytes
-            for b in range(first // 32, last // 32):
-                quantise_32(row + 128 * b, base + b * group * q16_bytes, t, group)
+            base, record_bytes = q16 + column * (n // 32) * q16_bytes, group * q16_bytes
+            wide = first // 32 + (last - first) // 256 * 8
+            for b in range(first // 32, wide, 8):
+                quantise_256(row + 128 * b, base + b * record_bytes, record_bytes, t, group)
+            for b in range(wide, last // 32):
+                quantise_32(row + 128 * b, base + b * record_bytes, record_bytes, t, group)
         if f32:
             base = f32 + column * n * 4
             for i in range(first, last):
@@ -71,9 +77,10 @@ def build_quantise_row(isa: Isa) -> Callable:
 
 
 def build_quantise_pair(isa: Isa) -> Callable:
-    """`quantise_pair(row, n, token, n_tokens, q16)`: a row as two columns that add up to it, 2 x token and the next.
+    """`quantise_pair(row, n, first, last, token, n_tokens, q16)`: a row as two columns that add up to it.
 
-    The second holds what the rounding of the first left over; the row is overwritten with it.
+    They are 2 x token and the next; the second holds what the rounding of the first left over, and so does the row
+    afterwards.
     """
     emitted = simd.emitter_for(isa, LANES)
     _, find = group_functions(isa)
@@ -81,15 +88,15 @@ def build_quantise_pair(isa: Isa) -> Callable:
 
     @emitted(types.void, INTP, INTP, INTP, INTP)
     def quantise_32(s, row, record, t, group):
-        for half, kept in enumerate(_quantise_32(s, row, record, t, group)):
+        for half, kept in enumerate(_quantise(s, row, record, record, t, group, 32)):
             s.store(row + 64 * half, s.load_f32(row + 64 * half) - kept)
-        _quantise_32(s, row, record, t + 1, group)
+        _quantise(s, row, record, record, t + 1, group, 32)
 
     @device
-    def quantise_pair(row, n, token, n_tokens, q16):
+    def quantise_pair(row, n, first, last, token, n_tokens, q16):
         column, group = find(2 * token, 2 * n_tokens)
         base = q16 + column * (n // 32) * q16_bytes
-        for b in range(n // 32):
+        for b in range(first // 32, last // 32):
             quantise_32(row + 128 * b, base + b * group * q16_bytes, 2 * token - column, group)
 
     return quantise_pair

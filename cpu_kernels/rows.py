@@ -10,10 +10,27 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.quantise import LANES, build_quantise_pair, build_quantise_row
-from llmrun.cpu_kernels.share import share
+from llmrun.cpu_kernels.share import share, share_values
 from llmrun.cpu_kernels.simd import INTP
 
-_PIECE = 256  # values of a row that one thread takes at a time
+
+def _build_part(isa: Isa) -> Callable:
+    """`part(n_tokens, n, thread, n_threads)`: tokens [begin, end) and their values [first, last) for one thread.
+
+    Many tokens are shared in whole groups of columns, of few tokens each thread takes a part of every row: two threads
+    that write to one group would take its cache lines from each other.
+    """
+    widest = isa.columns
+
+    @device
+    def part(n_tokens, n, thread, n_threads):
+        if n_tokens < widest * n_threads:
+            first, last = share_values(n, thread, n_threads)
+            return 0, n_tokens, first, last
+        begin, end = share((n_tokens + widest - 1) // widest, thread, n_threads)
+        return begin * widest, min(end * widest, n_tokens), 0, n
+
+    return part
 
 
 def build_norm_sum(isa: Isa) -> Callable:
@@ -56,50 +73,55 @@ def build_norm(isa: Isa) -> Callable:
     import math
 
     sum_of_squares, quantise_row, quantise_pair = build_norm_sum(isa), build_quantise_row(isa), build_quantise_pair(isa)
-    sqrt = math.sqrt
+    sqrt, part = math.sqrt, _build_part(isa)
 
     @device
     def scaled(x, weight, factor, i):
         return load_f32(x + 4 * i) * factor * load_f32(weight + 4 * i)
 
-    def norm(op, thread, n_threads):
+    @device
+    def normalise(op, t, first, last):
+        """The values [first, last) of one row."""
         n_tokens, n = load_word(load_word(op + NORM.n_tokens)), load_word(op + NORM.n)
         weight, residual, rows = load_word(op + NORM.weight), load_word(op + NORM.residual), load_word(op + NORM.rows)
-        eps = load_f32(op + NORM.eps)
-        first, last = share(n_tokens, thread, n_threads)
-        for t in range(first, last):
-            row = load_i32(rows + 4 * t) if rows else t
-            x = load_word(op + NORM.x) + row * load_word(op + NORM.x_stride)
-            factor = types.float32(1.0) / types.float32(sqrt(sum_of_squares(x, n) / types.float32(n) + eps))
-            stride = load_word(op + NORM.out_stride)
-            if residual:
-                target = residual + t * stride
-                for i in range(n):
-                    store_f32(target + 4 * i, load_f32(target + 4 * i) + scaled(x, weight, factor, i))
+        x = load_word(op + NORM.x) + (load_i32(rows + 4 * t) if rows else t) * load_word(op + NORM.x_stride)
+        mean = sum_of_squares(x, n) / types.float32(n)
+        factor = types.float32(1.0) / types.float32(sqrt(mean + load_f32(op + NORM.eps)))
+        stride = load_word(op + NORM.out_stride)
+        if residual:
+            target = residual + t * stride
+            for i in range(first, last):
+                store_f32(target + 4 * i, load_f32(target + 4 * i) + scaled(x, weight, factor, i))
+        else:
+            target = load_word(op + NORM.out) + t * stride
+            for i in range(first, last):
+                store_f32(target + 4 * i, scaled(x, weight, factor, i))
+            q16, f32 = load_word(op + NORM.q16), load_word(op + NORM.f32)
+            if q16 and load_word(op + NORM.pairs):
+                quantise_pair(target, n, first, last, t, n_tokens, q16)
             else:
-                target = load_word(op + NORM.out) + t * stride
-                for i in range(n):
-                    store_f32(target + 4 * i, scaled(x, weight, factor, i))
-                q16, f32 = load_word(op + NORM.q16), load_word(op + NORM.f32)
-                if q16 and load_word(op + NORM.pairs):
-                    quantise_pair(target, n, t, n_tokens, q16)
-                else:
-                    quantise_row(target, n, 0, n, t, n_tokens, q16, f32)
+                quantise_row(target, n, first, last, t, n_tokens, q16, f32)
+
+    def norm(op, thread, n_threads):
+        n_tokens, n = load_word(load_word(op + NORM.n_tokens)), load_word(op + NORM.n)
+        begin, end, first, last = part(n_tokens, n, thread, n_threads)
+        for t in range(begin, end):
+            normalise(op, t, first, last)
 
     return norm
 
 
 def build_quantise(isa: Isa) -> Callable:
     """The kernel that quantises rows."""
-    quantise_row = build_quantise_row(isa)
+    quantise_row, part = build_quantise_row(isa), _build_part(isa)
 
     def quantise(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + QUANTISE.n_tokens)), load_word(op + QUANTISE.n)
         q16, f32 = load_word(op + QUANTISE.q16), load_word(op + QUANTISE.f32)
-        first, last = share(n_tokens, thread, n_threads)
-        for t in range(first, last):
+        begin, end, first, last = part(n_tokens, n, thread, n_threads)
+        for t in range(begin, end):
             row = load_word(op + QUANTISE.x) + t * load_word(op + QUANTISE.x_stride)
-            quantise_row(row, n, 0, n, t, n_tokens, q16, f32)
+            quantise_row(row, n, first, last, t, n_tokens, q16, f32)
 
     return quantise
 
@@ -126,12 +148,8 @@ def build_gated(isa: Isa, activation: str) -> Callable:
     def gated(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + GATED.n_tokens)), load_word(op + GATED.n)
         q16, f32 = load_word(op + GATED.q16), load_word(op + GATED.f32)
-        pieces = (n + _PIECE - 1) // _PIECE
-        first, last = share(n_tokens * pieces, thread, n_threads)
-        for piece in range(first, last):
-            t = piece // pieces
-            begin = (piece - t * pieces) * _PIECE
-            end = min(begin + _PIECE, n)
+        begin, end = share_values(n, thread, n_threads)  # the rows of `matmul`'s part, so that no barrier is needed
+        for t in range(n_tokens):
             gate = load_word(op + GATED.gate) + t * load_word(op + GATED.gate_stride)
             up = load_word(op + GATED.up) + t * load_word(op + GATED.up_stride)
             out = load_word(op + GATED.out) + t * load_word(op + GATED.out_stride)

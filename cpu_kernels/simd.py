@@ -301,6 +301,28 @@ class Emitter:
             v = combine(self.shuffle(v, v, range(n)), self.shuffle(v, v, range(n, 2 * n)))
         return self.first_lane(v)
 
+    def reduce_each(self, vectors: Sequence[V], combine: Callable[[V, V], V]) -> V:
+        """Each of m vectors of 16 lanes combined to one value, in lanes 16 i / m and following of the result.
+
+        The order of combination is not that of `reduce`; it does not matter for integers and for the largest of floats.
+        """
+        half = 8
+        while half:
+            n = max(1, len(vectors) // 2)
+            pairs = zip(vectors[:n], vectors[-n:], strict=True)
+            parts = [[base + i for base in range(0, 16, 2 * half) for i in range(at, at + half)] for at in (0, half)]
+            order = [
+                [lane + 16 * second for k in range(0, 8, half) for second in (0, 1) for lane in part[k : k + half]]
+                for part in parts
+            ]
+            vectors = [combine(self.shuffle(a, b, order[0]), self.shuffle(a, b, order[1])) for a, b in pairs]
+            half //= 2
+        return vectors[0]
+
+    def lane(self, v: V, i: int) -> V:
+        """One lane of a vector in every lane."""
+        return self.shuffle(v, v, [i] * v.value.type.count)
+
     def bitcast(self, v: V, element: ir.Type, lanes: int) -> V:
         """The same bits as other elements."""
         return V(self, self.builder.bitcast(v.value, ir.VectorType(element, lanes)))

@@ -40,16 +40,15 @@ def map_file(path: Path) -> memoryview:
 def forget_pages(array: np.ndarray) -> None:
     """Give back the memory that reading a mapped array took; the array stays valid and is read again when touched.
 
-    It does nothing on a system that has no such call, where the pages go when memory is short.
+    It does nothing for an array that is not mapped, and on a system that has no such call, where the pages go when
+    memory is short.
     """
     view: object = array
     while isinstance(view, np.ndarray):
         view = view.base
-    assert isinstance(view, memoryview)
-    mapping = view.obj
-    if not hasattr(mmap, "MADV_DONTNEED"):
+    mapping = view.obj if isinstance(view, memoryview) else None
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    assert isinstance(mapping, mmap.mmap)
     offset = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
     start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (offset + array.size) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -31,8 +31,8 @@ class Builder(Protocol):
     def add_matmul(self, x: Any, y: Any, name: str) -> None:
         """x += the product of the rows y with a matrix."""
 
-    def gated(self, gate: Any, up: Any, activation: str) -> Any:
-        """activation(gate) * up, with "silu" or "gelu"."""
+    def gated(self, x: Any, gate: str, up: str, activation: str) -> Any:
+        """activation(gate x) * up x, with "silu" or "gelu"."""
 
     def attention(
         self, q: Any, k: Any, v: Any, *, layer: int, head_dim: int, n_heads: int, n_kv_heads: int, scale: float,

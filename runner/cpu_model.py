@@ -12,7 +12,6 @@ from llmrun.cpu_kernels.program import ProgramBuilder, Rows
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, Step
 from llmrun.cpu_kernels.team import Team
 from llmrun.quant_formats.gguf_file import GGUFFile
-from llmrun.quant_formats.mapped_file import forget_pages
 from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner.architecture import architecture
 from llmrun.runner.batch import Batch
@@ -98,7 +97,6 @@ def _load_weights(
             weights[name] = tensor.format.dequantize(tensor.data)
         else:
             weights[name] = unpacked(tensor) if name == EMBEDDING else pack(team, tensor)
-            forget_pages(tensor.data)  # of a matrix, only the packed copy is used from now on
         done += tensor.n_bytes
         if progress:
             progress("loading weights", done, total)

@@ -28,8 +28,8 @@ def build(b: Builder, config: ModelConfig) -> object:
         (a,) = b.matmul(a, layer + "attn_output.weight")
         b.add_norm(x, a, layer + "post_attention_norm.weight", config.eps)
         h = b.norm(x, layer + "ffn_norm.weight", config.eps)
-        gate, up = b.matmul(h, layer + "ffn_gate.weight", layer + "ffn_up.weight")
-        (h,) = b.matmul(b.gated(gate, up, "gelu"), layer + "ffn_down.weight")
+        h = b.gated(h, layer + "ffn_gate.weight", layer + "ffn_up.weight", "gelu")
+        (h,) = b.matmul(h, layer + "ffn_down.weight")
         b.add_norm(x, h, layer + "post_ffw_norm.weight", config.eps)
     h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
     return b.matmul(h, "output.weight")[0]

@@ -18,7 +18,7 @@ def build(b: Builder, config: ModelConfig) -> object:
         )  # fmt: skip
         b.add_matmul(x, a, layer + "attn_output.weight")
         h = b.norm(x, layer + "ffn_norm.weight", config.eps)
-        gate, up = b.matmul(h, layer + "ffn_gate.weight", layer + "ffn_up.weight")
-        b.add_matmul(x, b.gated(gate, up, "silu"), layer + "ffn_down.weight")
+        h = b.gated(h, layer + "ffn_gate.weight", layer + "ffn_up.weight", "silu")
+        b.add_matmul(x, h, layer + "ffn_down.weight")
     h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
     return b.matmul(h, "output.weight")[0]

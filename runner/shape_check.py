@@ -49,10 +49,11 @@ class _ShapeCheck:
         (rows,) = self.matmul(y, name)
         self.same(name, rows, x)
 
-    def gated(self, gate: int, up: int, activation: str) -> int:
+    def gated(self, x: int, gate: str, up: str, activation: str) -> int:
         del activation
-        self.same("ffn_gate and ffn_up", gate, up)
-        return up
+        gate_rows, up_rows = self.matmul(x, gate, up)
+        self.same(gate, gate_rows, up_rows)
+        return up_rows
 
     def attention(
         self, q: int, k: int, v: int, *, layer: int, head_dim: int, n_heads: int, n_kv_heads: int, scale: float,

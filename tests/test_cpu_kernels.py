@@ -186,10 +186,13 @@ def panels(name: str, rows: np.ndarray, lanes: int) -> np.ndarray:
     padded[: len(rows)] = rows
     blocks = padded.reshape(-1, lanes, *rows.shape[1:]).swapaxes(1, 2)  # (n_panels, n_blocks, lanes, block bytes)
     fields = format.layout.fields or {"": (format.layout, 0)}
+    places = [(field, offset, kind.itemsize) for field, (kind, offset, *_) in fields.items()]
+    if name == "Q6_K":  # the two halves of a block one after the other, in the order in which they are multiplied
+        places = [("scales", 192, 16), ("ql", 0, 64), ("qh", 128, 32), ("ql", 64, 64), ("qh", 160, 32), ("d", 208, 2)]
     halfs, words = [], []
-    for field, (kind, offset, *_) in fields.items():
-        step = 2 if kind.itemsize == 2 else 4
-        for at in range(offset, offset + kind.itemsize, step):
+    for field, offset, size in places:
+        step = 2 if size == 2 else 4
+        for at in range(offset, offset + size, step):
             piece = np.ascontiguousarray(blocks[..., at : at + step])
             if (name, field) in (("Q5_0", "qh"), ("Q5_1", "qh")):
                 piece = bit_planes(piece)
