@@ -10,7 +10,7 @@ from llmrun.cpu_kernels.step import BLOCK_TOKENS
 from llmrun.runner.batch import Batch
 from llmrun.runner.model import Model
 
-N_VOCAB, N_EMBD, N_FF, N_HEADS, N_KV_HEADS, HEAD_DIM, CONTEXT = 96, 256, 512, 4, 2, 64, 512
+N_VOCAB, N_EMBD, N_FF, N_HEADS, N_KV_HEADS, HEAD_DIM, CONTEXT = 96, 256, 512, 4, 2, 64, 1024
 
 
 def write_random_model(path: Path, architecture: str, format_name: str, n_layers: int = 2) -> Path:

@@ -1,29 +1,46 @@
-"""Same prompt, same logits, to the bit: whatever the chunks, the company, the blocks and the number of threads."""
+"""Same prompt, same logits, to the bit: whatever the chunks, the company, the blocks and the number of threads.
+
+On small models with random weights, one for every format; test_same_bits_of_real_models.py has the others.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_runner import vector_isas
-from random_models import N_VOCAB, all_logits, batch, write_random_model
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from kernel_runner import FORMAT_NAMES, vector_isas
+from mock_model import ByteTokenizer
+from random_models import CONTEXT, N_VOCAB, all_logits, batch, write_random_model
+from schedules import (
+    N_BLOCKS,
+    N_OTHER_TOKENS,
+    Schedule,
+    check_rows,
+    decode_together,
+    fingerprints,
+    read_in_company,
+    schedules,
+)
 
 from llmrun.cpu_kernels.isa import choose, supported
 from llmrun.quant_formats.gguf_file import GGUFFile
-from llmrun.runner.cpu_model import CPUModel
+from llmrun.runner.cpu_model import MAX_TOKENS, CPUModel
+from llmrun.runner.engine import Engine
+from llmrun.runner.sampler import SamplingParams
 
-PROMPT = np.random.default_rng(3).integers(0, N_VOCAB, 150)
-OTHERS = [np.random.default_rng(i).integers(0, N_VOCAB, n) for i, n in enumerate((70, 3, 64))]
-MODELS = [("llama", name, "f16") for name in ("F16", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K")]
-MODELS += [("qwen2", "BF16", "f16"), ("qwen3", "Q4_0", "f16"), ("gemma3", "Q5_K", "f16")]
-MODELS += [("llama", "Q4_1", "q8_0"), ("gemma3", "Q8_0", "q8_0")]  # keys and values as bytes
+TEXTS = [np.random.default_rng(i).integers(0, N_VOCAB, n) for i, n in enumerate((560, *3 * [N_OTHER_TOKENS]))]
+PROMPT = TEXTS[0]
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+MODELS = [(ARCHITECTURES[i % 4], name, ("f16", "q8_0")[(i + i // 4) % 2]) for i, name in enumerate(FORMAT_NAMES)]
+"""Every format, and every architecture with both types of keys and values."""
 
 
 def load(path: Path, n_threads: int, isa: str | None = None) -> CPUModel:
     kv_type = "q8_0" if "q8_0" in path.name else "f16"
-    model = CPUModel(GGUFFile.open(path), n_threads, isa=isa, kv_type=kv_type)
-    model.allocate_kv(16)
-    return model
+    with GGUFFile.open(path) as gguf:
+        return CPUModel(gguf, n_threads, isa=isa, kv_type=kv_type)
 
 
 @pytest.fixture(scope="module", params=MODELS, ids="-".join)
@@ -35,66 +52,99 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids="{} threads".format)
-def model(request: pytest.FixtureRequest, path: Path) -> Iterator[CPUModel]:
-    model = load(path, request.param)
-    yield model
-    model.close()
+@pytest.fixture(scope="module")
+def models(path: Path) -> Iterator[dict[int, CPUModel]]:
+    """The model on one and on two threads."""
+    models = {n_threads: load(path, n_threads) for n_threads in (1, 2)}
+    for model in models.values():
+        model.allocate_kv(N_BLOCKS)
+    yield models
+    for model in models.values():
+        model.close()
 
 
 @pytest.fixture(scope="module")
-def expected(path: Path) -> np.ndarray:
-    """The logits after every token of the prompt, on one thread and in one pass."""
-    model = load(path, 1)
-    logits = all_logits(model, PROMPT, chunk=len(PROMPT))
-    model.close()
-    assert np.isfinite(logits).all()
-    assert logits.std(axis=0).mean() > 0.2 * logits.std(), "the logits hardly depend on the tokens"
+def expected(models: dict[int, CPUModel]) -> list[np.ndarray]:
+    """The logits after every token of each text, on one thread and in as few passes as possible."""
+    logits = [all_logits(models[1], text, chunk=MAX_TOKENS) for text in TEXTS]
+    assert all(np.isfinite(rows).all() for rows in logits)
+    assert logits[0].std(axis=0).mean() > 0.2 * logits[0].std(), "the logits hardly depend on the tokens"
     return logits
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64, 150])
-def test_chunks_do_not_matter(model: CPUModel, expected: np.ndarray, chunk: int) -> None:
-    logits = all_logits(model, PROMPT, chunk=chunk, first_block=chunk % 13)
-    np.testing.assert_array_equal(logits, expected)
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 512])
+def test_chunks_do_not_matter(
+    models: dict[int, CPUModel], expected: list[np.ndarray], n_threads: int, chunk: int
+) -> None:
+    logits = all_logits(models[n_threads], PROMPT, chunk=chunk, first_block=chunk % 13)
+    np.testing.assert_array_equal(logits.view(np.uint32), expected[0].view(np.uint32))
 
 
-def test_company_does_not_matter(model: CPUModel, expected: np.ndarray) -> None:
-    """The prompt in pieces, among sequences that are read, decoded, or come and go meanwhile."""
-    mine, found = [9, 2, 12], []
-    theirs = [[0, 1], [5], [15]]
-    at = [0, 0, 0]
-    for start in range(0, len(PROMPT), 11):
-        parts = []
-        for i, other in enumerate(OTHERS):
-            n = min((1, 3, 20)[i], len(other) - at[i])
-            if n:
-                parts.append((other[at[i] : at[i] + n], at[i], theirs[i]))
-                at[i] += n
-        me = start // 11 % (len(parts) + 1)
-        parts.insert(me, (PROMPT[start : start + 11], start, mine))
-        before = sum(len(tokens) for tokens, _, _ in parts[:me])
-        found.append(model.forward(batch(*parts))[before : before + len(parts[me][0])].copy())
-    np.testing.assert_array_equal(np.concatenate(found), expected)
+@pytest.mark.parametrize("n_others", [0, 1, 4, 15])
+@settings(deadline=None, derandomize=True, max_examples=5, phases=[Phase.generate])
+@given(data=st.data())
+def test_company_does_not_matter(
+    models: dict[int, CPUModel], expected: list[np.ndarray], n_others: int, data: st.DataObject
+) -> None:
+    """Nor do chunks, threads and blocks: texts are read among others that come and go."""
+    schedule: Schedule = data.draw(schedules(len(PROMPT), len(TEXTS), n_others))
+    wanted = [fingerprints(rows) for rows in expected]
+    for reader, found in zip(
+        schedule.readers, read_in_company(models[schedule.n_threads], TEXTS, schedule), strict=True
+    ):
+        check_rows(found, wanted[reader.text])
 
 
-def test_only_the_wanted_logits_are_computed(model: CPUModel, expected: np.ndarray) -> None:
-    everything = batch((PROMPT, 0, [3, 4, 5]))
+def test_sequences_decoded_together(models: dict[int, CPUModel]) -> None:
+    prompts = [TEXTS[i % len(TEXTS)][i : 3 + 4 * i] for i in range(16)]
+    alone = [decode_together(models[1], [prompt], 20)[0] for prompt in prompts]
+    for n in (2, 5, 16):
+        for found, wanted in zip(decode_together(models[2], prompts[:n], 20), alone, strict=False):
+            check_rows(found, wanted)
+
+
+def test_only_the_wanted_logits_are_computed(models: dict[int, CPUModel], expected: list[np.ndarray]) -> None:
+    everything = batch((PROMPT[:150], 0, [3, 4, 5]))
     rows = np.array([0, 17, 149], np.int32)
     some = type(everything)(
         everything.tokens, everything.positions, everything.sequence, everything.block_tables, logit_rows=rows
     )
-    np.testing.assert_array_equal(model.forward(some), expected[rows])
+    np.testing.assert_array_equal(models[2].forward(some), expected[0][rows])
     none = type(everything)(some.tokens, some.positions, some.sequence, some.block_tables, logit_rows=rows[:0])
-    assert model.forward(none).shape == (0, N_VOCAB)
+    assert models[2].forward(none).shape == (0, N_VOCAB)
 
 
-def test_instruction_sets_agree(path: Path, expected: np.ndarray) -> None:
+def test_instruction_sets_agree(path: Path, expected: list[np.ndarray]) -> None:
     for isa in {"avx2", "portable"} & set(supported()) - {choose().name}:
         model = load(path, 2, isa)
-        logits = all_logits(model, PROMPT[:40], chunk=16)
+        model.allocate_kv(N_BLOCKS)
+        logits, wanted = all_logits(model, PROMPT[:40], chunk=33), expected[0][:40]
         model.close()
         if isa in vector_isas():
-            np.testing.assert_array_equal(logits, expected[:40])
+            np.testing.assert_array_equal(logits.view(np.uint32), wanted.view(np.uint32))
         else:
-            assert np.linalg.norm(logits - expected[:40]) <= 2e-2 * np.linalg.norm(expected[:40])
+            assert np.linalg.norm(logits - wanted) <= 2e-2 * np.linalg.norm(wanted)
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> Iterator[Engine]:
+    with Engine(load(path, 2), ByteTokenizer(), n_ctx=CONTEXT, n_parallel=4) as engine:  # type: ignore[arg-type]
+        yield engine
+
+
+@settings(deadline=None, derandomize=True, max_examples=8, phases=[Phase.generate])
+@given(n_common=st.integers(0, 200), n_new=st.integers(1, 100), n_answer=st.integers(1, 20))
+def test_a_kept_beginning_does_not_matter(engine: Engine, n_common: int, n_new: int, n_answer: int) -> None:
+    """A prompt whose beginning was computed for another one, by reading or by answering, against a new start."""
+    params = SamplingParams(temperature=0, max_tokens=n_answer)
+    table = engine.new_table()
+    first = engine.submit(PROMPT[: 200 - n_answer].tolist(), params, table)
+    list(first)
+    prompt = [*first.prompt_ids, *first.ids][:n_common] + TEXTS[1][:n_new].tolist()
+    kept, fresh = engine.submit(prompt, params, table), engine.generate(prompt, params)
+    list(kept), list(fresh)
+    assert kept.stats.n_cached >= min(n_common, 199)
+    assert fresh.stats.n_cached == 0
+    assert kept.ids == fresh.ids
+    engine.release(table)
