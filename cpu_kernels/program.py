@@ -228,7 +228,6 @@ class ProgramBuilder:
             rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,
             weight=self._vector(weight), eps=op.float_word(eps), n=x.n, residual=residual,
             out=out.floats if out else 0, out_stride=out.stride if out else x.stride, q16=0, f32=0,
-            barrier=out is not None,
         )  # fmt: skip
 
     def _matmul(self, x: Rows, name: str, out: Rows, *, accumulate: bool, barrier: bool) -> None:
