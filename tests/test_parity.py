@@ -61,11 +61,11 @@ def agreement(engine: Engine, llama_cpp: LlamaCppServer, n_positions: int) -> Ag
     assert len(ids) == n_positions + 1, "the text is too short"
     divergences, same_top, log_ratios = [], [], []
     rows = (row for chunk in prompt_logits(engine.model, ids[:-1]) for row in chunk)
-    for n, row in enumerate(rows, 1):
-        ours, expected = log_softmax(row), llama_cpp.predict(ids[:n], ids[n], N_TOP)
+    for expected, row, following in zip(llama_cpp.predict(ids, N_TOP), rows, ids[1:], strict=True):
+        ours = log_softmax(row)
         divergences.append(divergence(expected, ours))
         same_top.append(ours.argmax() == expected.ids[0])
-        log_ratios.append(expected.target_logprob - ours[ids[n]])
+        log_ratios.append(expected.target_logprob - ours[following])
     result = Agreement(float(np.mean(divergences)), float(np.mean(same_top)), float(np.exp(np.mean(log_ratios))))
     print(f"{n_positions} positions: {result}")
     return result
@@ -106,12 +106,14 @@ def test_next_token_of_english_text(runners: tuple[Engine, LlamaCppServer]) -> N
 def test_greedy_answers(runners: tuple[Engine, LlamaCppServer]) -> None:
     """Both take the same ids until two of them are nearly as likely; from there on, they tell different stories."""
     engine, llama_cpp = runners
-    for prompt in (HERE / "prompts.txt").read_text(encoding="utf-8").splitlines():
-        ids = engine.tokenize(prompt)
+    prompts = (HERE / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    prompt_ids = [engine.tokenize(prompt) for prompt in prompts]
+    answers = llama_cpp.greedy(prompt_ids, N_GREEDY)
+    for prompt, ids, theirs in zip(prompts, prompt_ids, answers, strict=True):
         generation = engine.generate(ids, SamplingParams(temperature=0, max_tokens=N_GREEDY))
         for _ in generation:
             pass
-        ours, theirs = list(generation.ids), llama_cpp.greedy(ids, N_GREEDY)
+        ours = list(generation.ids)
         n_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
         print(f"{n_same:3} of {len(ours)} {prompt}")
         if n_same < min(len(ours), len(theirs)):
