@@ -271,10 +271,6 @@ class Emitter:
         """Floats as integers, fractions cut off."""
         return V(self, self.builder.fptosi(v.value, ir.VectorType(I32, v.value.type.count)))
 
-    def scalar_to_f32(self, v: V) -> V:
-        """A signed integer as a float."""
-        return V(self, self.builder.sitofp(v.value, FLOAT))
-
     def truncate(self, v: V, element: ir.Type) -> V:
         """The low bits of integers."""
         lanes = _lanes(v.value.type)

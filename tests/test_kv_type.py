@@ -18,7 +18,7 @@ from llmrun.runner.model import Model
 from llmrun.runner.prompt_logits import prompt_logits
 from llmrun.runner.tokenizer import Tokenizer
 
-N_POSITIONS = 1024
+N_POSITIONS = 1536
 TEXT = Path(__file__).parent / "english.txt"
 
 
