@@ -15,6 +15,7 @@ from machine import describe
 from random_gguf import random_blocks
 
 from llmrun.cpu_kernels.isa import Isa, choose
+from llmrun.cpu_kernels.kv_types import DEFAULT, KV_TYPES
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix, pack
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
@@ -56,7 +57,7 @@ class Product:
         step = Step(self._n_tokens, 1, 1, 1, self._team.n_threads, {})
         rows = np.arange(self._n_tokens, dtype=np.int32)
         step.fill(rows, rows, np.zeros_like(rows), np.zeros((1, 1), np.int32), rows[:0])
-        builder = ProgramBuilder(self._weights, step, self._team.n_threads)
+        builder = ProgramBuilder(self._weights, step, self._team.n_threads, KV_TYPES[DEFAULT])
         x = Rows(builder, SIZE)
         builder.matmul(builder.norm(x, "norm", 1e-5), *["matrix"] * n_products)
         self._team.library.load(builder.kernels)
