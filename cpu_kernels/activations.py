@@ -14,7 +14,8 @@ The group that begins at column t begins t x (bytes of a column) behind the firs
 
 from dataclasses import dataclass
 
-from llmrun.cpu_kernels.simd import FLOAT, I8, I32, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import FLOAT, I8, I32, V
 
 
 @dataclass(frozen=True)

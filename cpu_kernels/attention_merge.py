@@ -10,8 +10,8 @@ from llmrun.cpu_kernels.attention_softmax import LEAST_EXPONENT, power_of_two
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import store_f32
-from llmrun.cpu_kernels.simd import INTP
 from llmrun.cpu_kernels.step import column_bytes
+from llmrun.cpu_kernels.vector import FLOAT, INTP, f32_tile
 
 _MOST_VECTORS = 8  # of 16 values, in registers at once
 
@@ -39,7 +39,7 @@ def build_merge_runs(isa: Isa, head_dim: int) -> Callable:
     emitted = simd.emitter_for(isa, 16)
     n_vectors = head_dim // 16
     width = max(w for w in range(1, _MOST_VECTORS + 1) if n_vectors % w == 0)
-    tile = simd.tile(16, 2 + width)  # exponent and sum in every lane, then values
+    tile = f32_tile(16, 2 + width)  # exponent and sum in every lane, then values
 
     @emitted(tile, INTP, INTP)
     def load(s, total, at):
@@ -84,7 +84,7 @@ def build_finish(isa: Isa, head_dim: int) -> Callable:
 
     @emitted(types.void, INTP, INTP)
     def finish(s, total, out):
-        inverse = s.constant(simd.FLOAT, 1.0, 16) / s.broadcast_f32(total + 4)
+        inverse = s.constant(FLOAT, 1.0, 16) / s.broadcast_f32(total + 4)
         for i in range(head_dim // 16):
             s.store(out + 64 * i, s.load_f32(total + (64 + 64 * i)) * inverse)
 

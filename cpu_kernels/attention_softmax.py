@@ -10,8 +10,9 @@ from numba import types
 
 from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.isa import Isa
-from llmrun.cpu_kernels.simd import FLOAT, I32, INTP, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, column_bytes
+from llmrun.cpu_kernels.vector import FLOAT, I32, INTP, V
 
 LOWEST = -1e30  # a masked score; well below the least exponent, so that its weight is exactly zero
 LEAST_EXPONENT = -1e29

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from llmrun.cpu_kernels.activations import Q16Record
 from llmrun.cpu_kernels.isa import Isa
-from llmrun.cpu_kernels.simd import I8, I32, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import I8, I32, V
 
 LEAST_COLUMNS = 4
 """For fewer columns, bringing weights and activations into pairs takes more than the matrices save."""

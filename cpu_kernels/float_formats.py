@@ -3,7 +3,8 @@
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, load_f32, load_u16, store_f32, store_u32
 from llmrun.cpu_kernels.panel_format import PanelFormat
-from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import V
 
 
 def _f32(s: Emitter, h: V, w: V) -> V:

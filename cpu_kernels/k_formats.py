@@ -10,7 +10,8 @@ import numpy as np
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, load_i8, load_u8, store_f32
 from llmrun.cpu_kernels.panel_format import PanelFormat
-from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup
 
 

@@ -14,8 +14,8 @@ from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, store_f16
-from llmrun.cpu_kernels.simd import FLOAT, INTP
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, column_bytes
+from llmrun.cpu_kernels.vector import FLOAT, INTP, f32_tile
 
 
 def build_store(_isa: Isa) -> Callable:
@@ -51,7 +51,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
     """
     emitted = simd.emitter_for(isa, 16)
     vectors = 4 if isa.lanes == 16 else 1  # of 16 tokens, in registers at once
-    tile = simd.tile(16, columns * vectors)
+    tile = f32_tile(16, columns * vectors)
     at_once = 4
 
     @emitted(tile)
@@ -115,7 +115,7 @@ def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
 def _build_slice(isa: Isa, head_dim: int, columns: int, vectors: int) -> Callable:
     """16 x `vectors` dimensions of `values`, `at` bytes from the first."""
     emitted = simd.emitter_for(isa, 16)
-    tile = simd.tile(16, columns * vectors)
+    tile = f32_tile(16, columns * vectors)
     result_bytes = column_bytes(head_dim)
     at_once = 4
 

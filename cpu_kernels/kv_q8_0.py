@@ -22,8 +22,9 @@ from llmrun.cpu_kernels.attention_softmax import reduce_together
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, store_f16
-from llmrun.cpu_kernels.simd import FLOAT, I8, I16, I32, INTP, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, TILE, column_bytes
+from llmrun.cpu_kernels.vector import FLOAT, I8, I16, I32, INTP, V, f32_tile
 
 _LARGEST = 32512.0  # 127 x 256
 _NEGLIGIBLE = 1e-30  # the largest weight times scale of a block that counts as nothing; its inverse is finite
@@ -198,7 +199,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
     lanes = isa.lanes
     vectors = 2 if lanes == 16 else 1  # of `lanes` tokens, in registers at once
     n_passes = BLOCK_TOKENS // (lanes * vectors)
-    tile = simd.tile(lanes, columns * vectors)
+    tile = f32_tile(lanes, columns * vectors)
     n_blocks, group_bytes, q_bytes, starts = head_dim // 32, 16 * head_dim, 4 * head_dim, 2 * head_dim
 
     @emitted(tile)

@@ -18,7 +18,8 @@ from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_word
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.share import share_values
-from llmrun.cpu_kernels.simd import INTP, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import INTP, V, f32_tile
 from llmrun.cpu_kernels.weight_group import load_unpacked, multiply, store_unpacked
 
 MANY_COLUMNS = 32
@@ -130,7 +131,7 @@ def _build_product(isa: Isa, panel: PanelFormat, columns: int) -> Callable:
 
 def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int, x_bytes: int) -> Callable:
     """`product(h, w, x, n, out, stride, accumulate)`: `dot` over n blocks and records of so many bytes."""
-    emitted, tile = simd.emitter_for(isa), simd.tile(isa.lanes, columns)
+    emitted, tile = simd.emitter_for(isa), f32_tile(isa.lanes, columns)
 
     @emitted(tile)
     def zeros(s):

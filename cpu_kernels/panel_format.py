@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llmrun.cpu_kernels.activations import F32, Q16, Layout
-from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup, multiply
 
 

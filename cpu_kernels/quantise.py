@@ -10,7 +10,8 @@ from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, store_f32
-from llmrun.cpu_kernels.simd import I8, INTP, Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import I8, INTP, V
 
 LANES = 16
 """Rows are worked on sixteen values at a time on every processor, so that sums have the same order everywhere."""

@@ -9,12 +9,12 @@ from llmrun.cpu_kernels.fields import READ
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.memory import load_word
 from llmrun.cpu_kernels.share import share
-from llmrun.cpu_kernels.simd import INTP
+from llmrun.cpu_kernels.vector import FLOAT, I32, INTP, f32_vector
 
 
 def build_read(isa: Isa) -> Callable:
     """The kernel that reads."""
-    emitted, vector = simd.emitter_for(isa, 16), simd.f32_vector(16)
+    emitted, vector = simd.emitter_for(isa, 16), f32_vector(16)
 
     @emitted(vector)
     def zero(s):
@@ -22,11 +22,11 @@ def build_read(isa: Isa) -> Callable:
 
     @emitted(vector, vector, INTP)
     def add(s, acc, address):
-        return s.bitcast(s.bitcast(acc, simd.I32, 16) + s.load(simd.I32, address, 16), simd.FLOAT, 16)
+        return s.bitcast(s.bitcast(acc, I32, 16) + s.load(I32, address, 16), FLOAT, 16)
 
     @emitted(types.void, INTP, vector, vector, vector, vector)
     def store_sum(s, address, a, b, c, d):  # all of them, or what they read would be optimised away
-        a, b, c, d = (s.bitcast(v, simd.I32, 16) for v in (a, b, c, d))
+        a, b, c, d = (s.bitcast(v, I32, 16) for v in (a, b, c, d))
         s.store(address, a + b + c + d)
 
     def read(op, thread, n_threads):

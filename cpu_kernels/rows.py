@@ -11,7 +11,7 @@ from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.quantise import LANES, build_quantise_row
 from llmrun.cpu_kernels.share import share, share_values
-from llmrun.cpu_kernels.simd import INTP
+from llmrun.cpu_kernels.vector import INTP, f32_vector
 
 
 def _build_part(isa: Isa) -> Callable:
@@ -35,7 +35,7 @@ def _build_part(isa: Isa) -> Callable:
 
 def build_norm_sum(isa: Isa) -> Callable:
     """`sum_of_squares(x, n)`: in one fixed order."""
-    emitted, vector = simd.emitter_for(isa, LANES), simd.f32_vector(LANES)
+    emitted, vector = simd.emitter_for(isa, LANES), f32_vector(LANES)
 
     @emitted(vector)
     def zero(s):

@@ -17,15 +17,13 @@ from collections.abc import Callable, Sequence
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
 from llmrun.cpu_kernels import half
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.memory import pointer
+from llmrun.cpu_kernels.vector import FLOAT, I1, I8, I16, I32, V, element_of, lanes_of
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-HALF, FLOAT = ir.HalfType(), ir.FloatType()
-INTP = types.intp
 SIGNED = 128  # the offset of weights that are signed bytes
 
 
@@ -42,89 +40,6 @@ def multiplies_signed(isa: Isa) -> bool:
 def _multiplies_unsigned(isa: Isa) -> bool:
     """Whether bytes up to 255 can be multiplied, and signed ones cannot."""
     return isa.dot.startswith("vnni")
-
-
-class VectorType(types.Type):
-    """The Numba type of a vector register value of `lanes` elements."""
-
-    def __init__(self, element: ir.Type, lanes: int):
-        self.ir = ir.VectorType(element, lanes)
-        super().__init__(name=f"vector({lanes} x {element})")
-
-
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, fe_type.ir)
-
-
-def f32_vector(lanes: int) -> VectorType:
-    """The Numba type of `lanes` floats."""
-    return VectorType(FLOAT, lanes)
-
-
-def tile(lanes: int, columns: int) -> types.UniTuple:
-    """The Numba type of `columns` accumulators of `lanes` floats."""
-    return types.UniTuple(f32_vector(lanes), columns)
-
-
-class V:
-    """A value in a register, scalar or vector, with Python's operators."""
-
-    __slots__ = ("s", "value")
-
-    def __init__(self, s: "Emitter", value: ir.Value):
-        self.s, self.value = s, value
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the lanes are floats."""
-        return _element(self.value.type) in (FLOAT, HALF)
-
-    def _binary(self, other: "V | int | float", integer: str, floating: str) -> "V":
-        b = self.s.builder
-        name = floating if self.is_float else integer
-        return V(self.s, getattr(b, name)(self.value, self.s.like(self, other).value))
-
-    def __add__(self, other: "V | int | float") -> "V":
-        return self._binary(other, "add", "fadd")
-
-    def __sub__(self, other: "V | int | float") -> "V":
-        return self._binary(other, "sub", "fsub")
-
-    def __mul__(self, other: "V | int | float") -> "V":
-        return self._binary(other, "mul", "fmul")
-
-    def __truediv__(self, other: "V | int | float") -> "V":
-        return self._binary(other, "sdiv", "fdiv")
-
-    def __and__(self, other: "V | int") -> "V":
-        return self._binary(other, "and_", "and_")
-
-    def __or__(self, other: "V | int") -> "V":
-        return self._binary(other, "or_", "or_")
-
-    def __xor__(self, other: "V | int") -> "V":
-        return self._binary(other, "xor", "xor")
-
-    def __lshift__(self, bits: int) -> "V":
-        return self._binary(bits, "shl", "shl")
-
-    def __rshift__(self, bits: int) -> "V":
-        """Shift right, filling with zeros."""
-        return self._binary(bits, "lshr", "lshr")
-
-    def arithmetic_shift(self, bits: int) -> "V":
-        """Shift right, filling with the sign."""
-        return self._binary(bits, "ashr", "ashr")
-
-
-def _element(t: ir.Type) -> ir.Type:
-    return t.element if isinstance(t, ir.VectorType) else t
-
-
-def _lanes(t: ir.Type) -> int | None:
-    return t.count if isinstance(t, ir.VectorType) else None
 
 
 class Emitter:
@@ -154,7 +69,7 @@ class Emitter:
         """`other` as a value of v's type: itself, or a number in every lane."""
         if isinstance(other, V):
             return other
-        return self.constant(_element(v.value.type), other, _lanes(v.value.type))
+        return self.constant(element_of(v.value.type), other, lanes_of(v.value.type))
 
     def zero_f32(self) -> V:
         """Zero in every lane, as floats."""
@@ -273,7 +188,7 @@ class Emitter:
 
     def truncate(self, v: V, element: ir.Type) -> V:
         """The low bits of integers."""
-        lanes = _lanes(v.value.type)
+        lanes = lanes_of(v.value.type)
         return V(self, self.builder.trunc(v.value, ir.VectorType(element, lanes) if lanes else element))
 
     def select_greater(self, a: V, b: V, then: V, otherwise: V) -> V:
@@ -472,8 +387,8 @@ class Emitter:
 
     def _call_like(self, name: str, like: V, args: list[V]) -> V:
         t = like.value.type
-        suffix = {FLOAT: "f32", I8: "i8", I32: "i32"}[_element(t)]
-        return self._call(f"{name}.v{t.count}{suffix}" if _lanes(t) else f"{name}.{suffix}", t, args)
+        suffix = {FLOAT: "f32", I8: "i8", I32: "i32"}[element_of(t)]
+        return self._call(f"{name}.v{t.count}{suffix}" if lanes_of(t) else f"{name}.{suffix}", t, args)
 
 
 def emitter_for(isa: Isa, lanes: int | None = None) -> Callable:

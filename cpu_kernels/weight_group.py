@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from llmrun.cpu_kernels.activations import Q16Record
 from llmrun.cpu_kernels.byte_matrices import LEAST_COLUMNS, has_matrices, matrix_sums, row_pairs
-from llmrun.cpu_kernels.simd import Emitter, V
+from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.vector import V
 
 STEPS = 8  # words of four bytes
 
