@@ -10,7 +10,7 @@ import numpy as np
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, load_i8, load_u8, store_f32
 from llmrun.cpu_kernels.panel_format import PanelFormat
-from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.simd import Emitter, raised
 from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup
 
@@ -28,40 +28,41 @@ def _scales_and_minimums(s: Emitter, packed: V) -> tuple[list[V], list[V]]:
     return scales, minimums
 
 
-def _nibbles(s: Emitter, quants: V, high_bits: V | None, sub_block: int) -> Callable[[int], V]:
-    """A sub-block's nibbles, and the fifth bits where there are some: bit j of a byte belongs to sub-block j."""
-
-    def word(step: int) -> V:
-        v = s.load_bytes(quants + ((sub_block // 2) * 8 + step) * 4 * s.lanes)
-        u = s.high_nibbles(v) if sub_block % 2 else s.low_nibbles(v)
-        if high_bits is None:
-            return u
-        return u | (s.byte_shift(s.load_bytes(high_bits + step * 4 * s.lanes), sub_block - 4) & 16)
-
-    return word
-
-
-def _with_minimums(s: Emitter, h: V, w: V, quants: V, high_bits: V | None) -> Iterator[WeightGroup]:
-    """The sub-blocks of Q4_K and Q5_K."""
-    d, minus_d_min = s.load_f16(h), s.zero_f32() - s.load_f16(h + 2 * s.lanes)
+def _factors(s: Emitter, h: V, w: V) -> Iterator[tuple[V, V]]:
+    """Scale and minimum of each sub-block of Q4_K and Q5_K, the scale without the block's."""
+    minus_d_min = s.zero_f32() - s.load_f16(h + 2 * s.lanes)
     scales, minimums = _scales_and_minimums(s, w)
     for j in range(8):
-        scale = d * _byte_as_f32(s, scales[j // 4], j % 4)
-        minimum = minus_d_min * _byte_as_f32(s, minimums[j // 4], j % 4)
-        yield WeightGroup(_nibbles(s, quants, high_bits, j), [scale], minimum)
+        yield _byte_as_f32(s, scales[j // 4], j % 4), minus_d_min * _byte_as_f32(s, minimums[j // 4], j % 4)
 
 
 def _q4_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    return _with_minimums(s, h, w, w + 12 * s.lanes, None)
+    d, row, up = s.load_f16(h), 4 * s.lanes, raised(s.isa, 4)
+    halves = [(0, d), (up, d * 2.0**-up)]  # the second of two sub-blocks may stay where it is, high in the bytes
+    for j, (scale, minimum) in enumerate(_factors(s, h, w)):
+
+        def word(step: int, j: int = j) -> V:
+            quants = s.load_bytes(w + (3 + 8 * (j // 2) + step) * row)
+            return s.bits(quants, 4 * (j % 2), 4, halves[j % 2][0])
+
+        yield WeightGroup(word, [halves[j % 2][1] * scale], minimum)
 
 
 def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    return _with_minimums(s, h, w, w + 44 * s.lanes, w + 12 * s.lanes)
+    d, row = s.load_f16(h), 4 * s.lanes
+    for j, (scale, minimum) in enumerate(_factors(s, h, w)):
+
+        def word(step: int, j: int = j) -> V:
+            low = s.load_bytes(w + (11 + 8 * (j // 2) + step) * row)
+            high = s.load_bytes(w + (3 + step) * row)  # bit j of a byte belongs to sub-block j
+            return s.bits(low, 4 * (j % 2), 4) | s.bits(high, j, 1, 4)
+
+        yield WeightGroup(word, [d * scale], minimum)
 
 
 def _q6_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    row = 4 * s.lanes
-    d = s.load_f16(h)
+    row, up = 4 * s.lanes, raised(s.isa, 6)
+    d = s.load_f16(h) * 2.0**-up
 
     def scale(i: int) -> V:
         scales = s.load_i32(w + i // 4 * row)
@@ -73,8 +74,7 @@ def _q6_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
         def word(step: int) -> V:
             nibbles = s.load_bytes(w + (4 + 24 * half + 8 * (quarter % 2) + step) * row)
             pairs = s.load_bytes(w + (20 + 24 * half + step) * row)
-            u = s.low_nibbles(nibbles) if quarter < 2 else s.high_nibbles(nibbles)
-            return u | (s.byte_shift(pairs, 2 * quarter - 4) & 48)
+            return s.bits(nibbles, 4 * (quarter // 2), 4, up) | s.bits(pairs, 2 * quarter, 2, 4 + up)
 
         return word
 

@@ -56,6 +56,7 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
     product4 = products[2] if len(products) > 2 else product2
     product8 = products[3] if len(products) > 3 else product4
     width, _ = group_functions(isa)
+    widest = isa.columns
     row_bytes, x_bytes = 4 * isa.lanes, panel.block_size // panel.layout.block_size * panel.layout.block_bytes
 
     @device
@@ -63,6 +64,8 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
         accumulate = load_word(op + MATMUL.accumulate)
         panel_bytes, words = load_word(op + MATMUL.panel_bytes), load_word(op + MATMUL.words)
+        n_wide = (n_columns - begin) // widest
+        spacing, part = (64, 0) if n_wide < 1 else ((63 + n_wide) // n_wide, panel_bytes // n_wide)
         for p in range(first, last):
             w = load_word(op + MATMUL.weights) + p * panel_bytes
             out = load_word(op + MATMUL.out) + p * row_bytes
@@ -70,14 +73,15 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
             while t < n_columns:
                 n = width(n_columns - t)
                 x, o = load_word(op + MATMUL.x) + t * n_blocks * x_bytes, out + t * stride
+                ahead = w + PREFETCH_BYTES if n_wide < 1 else w + panel_bytes + t // widest * part
                 if n == 8:
-                    product8(w, w + words, x, n_blocks, o, stride, accumulate)
+                    product8(w, w + words, x, n_blocks, o, stride, accumulate, ahead, spacing)
                 elif n == 4:
-                    product4(w, w + words, x, n_blocks, o, stride, accumulate)
+                    product4(w, w + words, x, n_blocks, o, stride, accumulate, ahead, spacing)
                 elif n == 2:
-                    product2(w, w + words, x, n_blocks, o, stride, accumulate)
+                    product2(w, w + words, x, n_blocks, o, stride, accumulate, ahead, spacing)
                 else:
-                    product1(w, w + words, x, n_blocks, o, stride, accumulate)
+                    product1(w, w + words, x, n_blocks, o, stride, accumulate, ahead, spacing)
                 t += n
 
     return few
@@ -91,8 +95,8 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
     group_bytes, x_bytes = kind.unpacked_bytes(isa.lanes), panel.layout.block_bytes * widest
     offset = simd.cheap_offset(isa, kind.offset)
 
-    def dot(s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V) -> list[V]:
-        del h, ahead
+    def dot(s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V, spacing: V) -> list[V]:
+        del h, ahead, spacing
         return multiply(s, acc, load_unpacked(s, w, kind), offset, x)
 
     product, row_bytes = _build_run(isa, widest, dot, 0, group_bytes, x_bytes), 4 * isa.lanes
@@ -115,7 +119,7 @@ def _build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
                 out = load_word(op + MATMUL.out) + t * stride + p * row_bytes
                 for i in range(n_panels):
                     w = scratch + i * n_groups * group_bytes
-                    product(0, w, x, n_groups, out + i * row_bytes, stride, accumulate)
+                    product(0, w, x, n_groups, out + i * row_bytes, stride, accumulate, 0, 0)
             few(op, thread, p, p + n_panels, end, n_columns)
 
     return many
@@ -137,9 +141,9 @@ def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int
     def zeros(s):
         return [s.zero_f32()] * columns
 
-    @emitted(tile, tile, INTP, INTP, INTP, INTP)
-    def add_block(s, acc, h, w, x, ahead):
-        return dot(s, acc, h, w, x, ahead)
+    @emitted(tile, tile, INTP, INTP, INTP, INTP, INTP)
+    def add_block(s, acc, h, w, x, ahead, spacing):
+        return dot(s, acc, h, w, x, ahead, spacing if columns == isa.columns else 64)
 
     @emitted(types.void, INTP, INTP, tile)
     def set_rows(s, out, stride, acc):
@@ -154,11 +158,11 @@ def _build_run(isa: Isa, columns: int, dot: Callable, h_bytes: int, w_bytes: int
             out = out + stride
 
     @device
-    def product(h, w, x, n, out, stride, accumulate):
-        acc, ahead = zeros(), h + PREFETCH_BYTES
+    def product(h, w, x, n, out, stride, accumulate, ahead, spacing):
+        acc, step = zeros(), (h_bytes + w_bytes) * spacing // 64
         for _ in range(n):
-            acc = add_block(acc, h, w, x, ahead)
-            ahead += h_bytes + w_bytes
+            acc = add_block(acc, h, w, x, ahead, spacing)
+            ahead += step
             h += h_bytes
             w += w_bytes
             x += x_bytes

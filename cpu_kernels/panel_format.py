@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llmrun.cpu_kernels.activations import F32, Q16, Layout
-from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.simd import Emitter, packed_offset
 from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup, multiply
 
@@ -57,7 +57,7 @@ class PanelFormat:
         """The layout of the activations that it is multiplied with."""
         return Q16 if self.groups else F32
 
-    def dot(self, s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V) -> list[V]:
+    def dot(self, s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V, spacing: V | int) -> list[V]:
         """Add the products of the block at `h` and `w` with each column of the records at `x`.
 
         The order of float operations does not depend on the number of columns. As many bytes as a block has are asked
@@ -65,13 +65,15 @@ class PanelFormat:
         """
         if self.groups is None:
             assert self.weights is not None
-            s.prefetch(ahead, self.block_bytes * s.lanes)
+            s.prefetch_lines(ahead, 0, -(-self.block_bytes * s.lanes // 64), spacing)
             weights = self.weights(s, h, w)
             return [s.fma(weights, s.broadcast_f32(x + 4 * t), a) for t, a in enumerate(acc)]
         assert self.kind is not None
+        offset = packed_offset(s.isa, self.kind.offset)
         n_bytes = self.block_bytes * s.lanes * 32 // self.block_size
         for i, group in enumerate(self.groups(s, h, w)):
-            s.prefetch(ahead + i * n_bytes, n_bytes)
-            acc = multiply(s, acc, group, self.kind.offset, x)
+            first, last = i * n_bytes // 64, (i + 1) * n_bytes // 64
+            s.prefetch_lines(ahead, first, last, spacing)
+            acc = multiply(s, acc, group, offset, x)
             x = x + Q16.block_bytes * len(acc)
         return acc

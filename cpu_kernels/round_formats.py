@@ -7,24 +7,25 @@ import numpy as np
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_f16, load_i8, load_u8, load_u32, store_f32
 from llmrun.cpu_kernels.panel_format import PanelFormat
-from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.simd import Emitter, raised
 from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup
 
 
-def _nibbles(s: Emitter, quants: V, planes: V | None = None) -> Callable[[int], V]:
-    """Weights of 4 bits, or of 5 where `planes` holds the fifth: bit `step` of each byte."""
+def _nibbles(s: Emitter, quants: V, planes: V | None = None, up: int = 0) -> Callable[[int], V]:
+    """Weights of 4 bits, or of 5 where `planes` holds the fifth: bit `step` of each byte. They are moved `up`."""
     words = [s.load_bytes(quants + 4 * s.lanes * i) for i in range(4)]
 
     def word(step: int) -> V:
-        u = s.low_nibbles(words[step]) if step < 4 else s.high_nibbles(words[step - 4])
-        return u if planes is None else u | (s.byte_shift(planes, step - 4) & 16)
+        u = s.bits(words[step % 4], step // 4 * 4, 4, up)
+        return u if planes is None else u | s.bits(planes, step, 1, 4 + up)
 
     return word
 
 
 def _q4_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w), [s.load_f16(h)])
+    up = raised(s.isa, 4)
+    yield WeightGroup(_nibbles(s, w, None, up), [s.load_f16(h) * 2.0**-up])
 
 
 def _q4_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
@@ -32,7 +33,8 @@ def _q4_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
 
 
 def _q5_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w + 4 * s.lanes, s.load_bytes(w)), [s.load_f16(h)])
+    up = raised(s.isa, 5)
+    yield WeightGroup(_nibbles(s, w + 4 * s.lanes, s.load_bytes(w), up), [s.load_f16(h) * 2.0**-up])
 
 
 def _q5_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:

@@ -27,9 +27,23 @@ from llmrun.cpu_kernels.vector import FLOAT, I1, I8, I16, I32, V, element_of, la
 SIGNED = 128  # the offset of weights that are signed bytes
 
 
+def raised(isa: Isa, bits: int) -> int:
+    """How far weights of so many bits are moved up in their bytes before they are multiplied.
+
+    Where bytes up to 255 can be multiplied, a weight's highest bit becomes its byte's. The offset of weights around zero
+    is then 128 whatever their bits, and a nibble that stands high in its byte stays there.
+    """
+    return 8 - bits if _multiplies_unsigned(isa) else 0
+
+
+def packed_offset(isa: Isa, offset: int) -> int:
+    """The offset of weights that come out of a panel: a power of two, half of what their bits can hold."""
+    return SIGNED if offset and _multiplies_unsigned(isa) else offset
+
+
 def cheap_offset(isa: Isa, offset: int) -> int:
     """The offset that unpacked weights get: one for which `Emitter.offset_start` takes no instruction."""
-    return SIGNED if offset and (_multiplies_unsigned(isa) or multiplies_signed(isa)) else offset
+    return SIGNED if offset and multiplies_signed(isa) else packed_offset(isa, offset)
 
 
 def multiplies_signed(isa: Isa) -> bool:
@@ -109,6 +123,11 @@ class Emitter:
         for line in range(0, n_bytes, 64):
             self.builder.call(function, [pointer(self.builder, (address + line).value, I8), *hints])
 
+    def prefetch_lines(self, address: V, first: int, last: int, spacing: "V | int") -> None:
+        """Ask for the cache lines at `address` + i x `spacing`, first <= i < last."""
+        for i in range(first, last):
+            self.prefetch(address + spacing * i, 1)
+
     def load_f32(self, address: V) -> V:
         """Floats."""
         return self.load(FLOAT, address, self.lanes)
@@ -134,6 +153,10 @@ class Emitter:
     def load_bytes(self, address: V) -> V:
         """Four bytes for each lane."""
         return self.load(I8, address, 4 * self.lanes)
+
+    def keep_order(self) -> None:
+        """Loads are not moved across this point; the compiler would fill registers with them, and spill."""
+        self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
 
     def broadcast_i32(self, address: V) -> V:
         """One 32-bit integer in every lane."""
@@ -261,16 +284,14 @@ class Emitter:
         """32-bit lanes as pairs of 16-bit integers."""
         return self.bitcast(v, I16, 2 * v.value.type.count)
 
-    def low_nibbles(self, v: V) -> V:
-        """The low four bits of each byte."""
-        return v & 15
-
-    def high_nibbles(self, v: V) -> V:
-        """The high four bits of each byte."""
-        return self.byte_shift(v, 4) & 15
+    def bits(self, v: V, first: int, count: int, target: int = 0) -> V:
+        """`count` bits of each byte from bit `first` on, moved to bit `target`; the other bits are 0."""
+        return self.byte_shift(v, first - target) & (((1 << count) - 1) << target)
 
     def byte_shift(self, v: V, bits: int) -> V:
         """Bytes shifted right (left where negative); bits of the neighbour come in, so mask the result."""
+        if bits == 0:
+            return v
         n = v.value.type.count
         wide = self.bitcast(v, I16, n // 2)
         return self.bitcast(wide >> bits if bits >= 0 else wide << -bits, I8, n)
@@ -296,7 +317,7 @@ class Emitter:
     # -- dot products of bytes: the instructions that differ --------------------------------------------------------
 
     def dot_u8(self, acc: V, u: V, x: V) -> V:
-        """acc[lane] += the dot product of four unsigned bytes (at most 127) and four signed ones, exactly."""
+        """acc[lane] += the dot product of four unsigned bytes (at most 127, where `raised` is 0) and four signed ones, exactly."""
         kind, n = self.isa.dot, self.lanes
         if kind == "generic":
             return acc + self._sum4(self._widen(u, signed=False) * self._widen(x, signed=True))
@@ -314,7 +335,8 @@ class Emitter:
     def dot(self, acc: V, w: V, x: V, offset: int) -> V:
         """acc[lane] += the dot product of four bytes of weights and four activations in -127..127, exactly.
 
-        The weights have an offset: 128 stands for `signed_weights`, anything else for unsigned bytes of at most 127.
+        The weights have an offset: 128 stands for `signed_weights`, anything else for unsigned bytes, of at most 127
+        where `raised` is 0.
         What the offset adds to the sum is taken away by `offset_start`.
         """
         return self._dot_s8(acc, w, x) if offset == SIGNED else self.dot_u8(acc, w, x)
@@ -331,10 +353,7 @@ class Emitter:
 
     def with_cheap_offset(self, w: V, offset: int) -> V:
         """Weights with the offset that `cheap_offset` says."""
-        change = cheap_offset(self.isa, offset) - offset
-        if not change:
-            return w
-        return w - offset if multiplies_signed(self.isa) else w + change
+        return w - offset if offset and multiplies_signed(self.isa) and offset != SIGNED else w
 
     def matrix_dot(self, acc: V, a: V, b: V) -> V:
         """acc += a b, exactly: a holds two rows of eight signed bytes, b two columns, acc 2 x 2 integers, by rows."""

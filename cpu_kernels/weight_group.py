@@ -19,7 +19,7 @@ STEPS = 8  # words of four bytes
 class GroupKind:
     """What the groups of a format have in common."""
 
-    offset: int = 0  # taken from every byte; SIGNED for signed ones, see `Emitter.signed_weights`
+    offset: int = 0  # of the weights before they are `simd.raised`; SIGNED for bytes, see `Emitter.signed_weights`
     n_scales: int = 1  # one for 32 weights, or two for 16 each
     has_minimum: bool = False
 
@@ -54,6 +54,7 @@ def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) ->
     record, n = Q16Record(s, x, len(acc)), len(acc)
     parts: list[V] = []
     for half in range(2):
+        s.keep_order()
         sums = [s.to_f32(total) for total in _integer_sums(s, group, offset, record, half)]
         if len(group.scales) == 2:
             acc = [s.fma(sums[t] * record.scale(t, half), group.scales[half], acc[t]) for t in range(n)]
