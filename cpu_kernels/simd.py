@@ -30,8 +30,8 @@ SIGNED = 128  # the offset of weights that are signed bytes
 def raised(isa: Isa, bits: int) -> int:
     """How far weights of so many bits are moved up in their bytes before they are multiplied.
 
-    Where bytes up to 255 can be multiplied, a weight's highest bit becomes its byte's. The offset of weights around zero
-    is then 128 whatever their bits, and a nibble that stands high in its byte stays there.
+    Where bytes up to 255 can be multiplied, a weight's highest bit becomes its byte's. The offset of weights around
+    zero is then 128 whatever their bits, and a nibble that stands high in its byte stays there.
     """
     return 8 - bits if _multiplies_unsigned(isa) else 0
 
@@ -317,7 +317,10 @@ class Emitter:
     # -- dot products of bytes: the instructions that differ --------------------------------------------------------
 
     def dot_u8(self, acc: V, u: V, x: V) -> V:
-        """acc[lane] += the dot product of four unsigned bytes (at most 127, where `raised` is 0) and four signed ones, exactly."""
+        """acc[lane] += the dot product of four bytes and four signed ones, exactly.
+
+        The first are unsigned, and at most 127 where `raised` is 0.
+        """
         kind, n = self.isa.dot, self.lanes
         if kind == "generic":
             return acc + self._sum4(self._widen(u, signed=False) * self._widen(x, signed=True))
