@@ -67,7 +67,7 @@ def test_full_blocks_are_found_again_and_shared() -> None:
     pool = Pool(10)
     first = pool.table(numbers(0, 200))
     second = BlockTable(pool)
-    assert second.reuse(numbers(0, 150) + [-1]) == 150  # of the third block a part
+    assert second.reuse([*numbers(0, 150), -1]) == 150  # of the third block a part
     assert second.blocks == first.blocks[:3]
     first.release()
     assert pool.contents(second) == numbers(0, 150)
