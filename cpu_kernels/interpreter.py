@@ -20,15 +20,17 @@ from llmrun.cpu_kernels.memory import (
     load_atomic,
     load_word,
     pause,
+    prefetch,
     store_atomic,
     yield_thread,
 )
-from llmrun.cpu_kernels.op import BARRIER, KERNEL, RECORD_BYTES
+from llmrun.cpu_kernels.op import AHEAD, AHEAD_STRIDE, BARRIER, KERNEL, RECORD_BYTES
 
 LINE = 64
 ARRIVED, ROUND, PROGRAM, N_OPS, SENT, STOP, STATE = (LINE * i for i in range(7))
 RUNNING, ASLEEP = 0, 1
 SPINS = 1_000  # pauses before a waiting thread offers its processor to others: some ten microseconds
+AHEAD_LINES = 2_048  # cache lines that a waiting thread fetches at most
 YIELDS = 4_000  # offers before it goes to sleep: a few milliseconds
 
 
@@ -47,14 +49,19 @@ def wait(spins):
 
 
 @device
-def meet(control, n_threads):
-    """A barrier: no thread leaves before all have come."""
+def meet(control, n_threads, ahead):
+    """A barrier: no thread leaves before all have come. One that waits fetches what is `ahead`, unless that is 0."""
     now = load_atomic(control + ROUND)
     if fetch_add(control + ARRIVED, 1) == n_threads - 1:
         store_atomic(control + ARRIVED, 0)
         store_atomic(control + ROUND, now + 1)
     else:
         spins = 0
+        if ahead:
+            while spins < AHEAD_LINES and load_atomic(control + ROUND) == now:
+                prefetch(ahead + LINE * spins)
+                spins += 1
+            spins = 0
         while load_atomic(control + ROUND) == now:
             wait(spins)
             spins += 1
@@ -68,10 +75,11 @@ def interpret(control, thread, n_threads):
     while op < end:
         call_kernel(load_word(op + 8 * KERNEL), op, thread, n_threads)
         if n_threads > 1 and load_word(op + 8 * BARRIER):
-            meet(control, n_threads)
+            ahead = load_word(op + 8 * AHEAD)
+            meet(control, n_threads, ahead + thread * load_word(op + 8 * AHEAD_STRIDE) if ahead else 0)
         op += RECORD_BYTES
     if n_threads > 1:
-        meet(control, n_threads)
+        meet(control, n_threads, 0)
 
 
 def build_send() -> Callable:

@@ -16,6 +16,7 @@ from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import load_word
+from llmrun.cpu_kernels.op import AHEAD, AHEAD_STRIDE
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.share import share_values
 from llmrun.cpu_kernels.simd import Emitter
@@ -24,10 +25,6 @@ from llmrun.cpu_kernels.weight_group import load_unpacked, multiply, store_unpac
 
 MANY_COLUMNS = 32
 """From so many columns on, panels are unpacked before they are multiplied."""
-
-
-PREFETCH_BYTES = 8 << 10
-"""How far ahead weights are asked for; a processor's own prefetching stops at the end of each page."""
 
 
 def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
@@ -49,6 +46,12 @@ def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
     return matmul
 
 
+@device
+def next_weights(op, thread):
+    """Where a thread's weights of the next product begin, or any address where there is none."""
+    return load_word(op + 8 * AHEAD) + thread * load_word(op + 8 * AHEAD_STRIDE)
+
+
 def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
     """`few(op, thread, first, last, t, n_columns)`: the panels [first, last) with the columns from t on."""
     products = [_build_product(isa, panel, 1 << i) for i in range(isa.columns.bit_length())]
@@ -64,16 +67,19 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
         accumulate = load_word(op + MATMUL.accumulate)
         panel_bytes, words = load_word(op + MATMUL.panel_bytes), load_word(op + MATMUL.words)
-        n_wide = (n_columns - begin) // widest
-        spacing, part = (64, 0) if n_wide < 1 else ((63 + n_wide) // n_wide, panel_bytes // n_wide)
+        # Memory is asked for a panel ahead, because a processor's own prefetching stops at the end of each page, and as
+        # evenly as can be: of several groups of all columns, each asks for a part of the panel.
+        n_wide = max(1, (n_columns - begin) // widest)
+        spacing, part = (63 + n_wide) // n_wide, panel_bytes // n_wide
         for p in range(first, last):
             w = load_word(op + MATMUL.weights) + p * panel_bytes
+            follower = w + panel_bytes if p + 1 < last else next_weights(op, thread)
             out = load_word(op + MATMUL.out) + p * row_bytes
             t = begin
             while t < n_columns:
                 n = width(n_columns - t)
                 x, o = load_word(op + MATMUL.x) + t * n_blocks * x_bytes, out + t * stride
-                ahead = w + PREFETCH_BYTES if n_wide < 1 else w + panel_bytes + t // widest * part
+                ahead = follower + (t - begin) // widest * part if t - begin < n_wide * widest else w
                 if n == 8:
                     product8(w, w + words, x, n_blocks, o, stride, accumulate, ahead, spacing)
                 elif n == 4:

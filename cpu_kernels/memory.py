@@ -125,6 +125,21 @@ def store_atomic(_context, address, value):
 
 
 @intrinsic
+def prefetch(_context, address):
+    """Ask for the cache line at an address, into the second cache; any address will do."""
+
+    def generate(context, builder, _signature, arguments):
+        i32 = ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        hints = [ir.Constant(i32, x) for x in (0, 2, 1)]
+        builder.call(function, [pointer(builder, arguments[0], ir.IntType(8)), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@intrinsic
 def pause(_context):
     """Tell the processor that this is a spin loop."""
 

@@ -1,7 +1,9 @@
 """The record of one operation: 32 words that a kernel reads its arguments from.
 
-Word 0 holds the kernel's address and word 1 whether the threads meet after it; the others are the kernel's own, in
-the order of its fields. Addresses and sizes are plain integers; a float is kept as its 32 bits.
+Word 0 holds the kernel's address and word 1 whether the threads meet after it. Words 2 and 3 say where the weights of
+the next product are: those of a thread begin at `AHEAD` + thread x `AHEAD_STRIDE`; 0 where there is none. The others
+are the kernel's own, in the order of its fields. Addresses and sizes are plain integers; a float is kept as its 32
+bits.
 """
 
 import struct
@@ -10,7 +12,7 @@ from typing import Any
 
 RECORD_WORDS = 32
 RECORD_BYTES = 8 * RECORD_WORDS
-KERNEL, BARRIER, FIRST_FIELD = 0, 1, 2
+KERNEL, BARRIER, AHEAD, AHEAD_STRIDE, FIRST_FIELD = range(5)
 
 
 def fields(names: str) -> Any:
@@ -18,7 +20,7 @@ def fields(names: str) -> Any:
 
     >>> F = fields("source target")
     >>> F.source, F.target
-    (16, 24)
+    (32, 40)
     """
     words = names.split()
     assert len(words) <= RECORD_WORDS - FIRST_FIELD, words

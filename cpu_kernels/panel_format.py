@@ -19,6 +19,9 @@ from llmrun.cpu_kernels.simd import Emitter, packed_offset
 from llmrun.cpu_kernels.vector import V
 from llmrun.cpu_kernels.weight_group import GroupKind, WeightGroup, multiply
 
+FIRST_CACHE_BYTES = 4 << 10
+"""How far ahead of their use weights are brought from the second cache to the first."""
+
 
 @dataclass(frozen=True)
 class PanelFormat:
@@ -60,8 +63,8 @@ class PanelFormat:
     def dot(self, s: Emitter, acc: list[V], h: V, w: V, x: V, ahead: V, spacing: V | int) -> list[V]:
         """Add the products of the block at `h` and `w` with each column of the records at `x`.
 
-        The order of float operations does not depend on the number of columns. As many bytes as a block has are asked
-        for from `ahead` on.
+        The order of float operations does not depend on the number of columns. As many lines as a block has are asked
+        for from `ahead` on, `spacing` bytes apart.
         """
         if self.groups is None:
             assert self.weights is not None
@@ -74,6 +77,7 @@ class PanelFormat:
         for i, group in enumerate(self.groups(s, h, w)):
             first, last = i * n_bytes // 64, (i + 1) * n_bytes // 64
             s.prefetch_lines(ahead, first, last, spacing)
+            s.prefetch_lines(w + FIRST_CACHE_BYTES, first, last, 64, first_cache=True)
             acc = multiply(s, acc, group, offset, x)
             x = x + Q16.block_bytes * len(acc)
         return acc

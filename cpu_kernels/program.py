@@ -186,7 +186,18 @@ class ProgramBuilder:
             record[op.KERNEL], record[op.BARRIER] = library.address(operation.kernel), operation.barrier
             for i, value in enumerate(operation.values.values()):
                 record[op.FIRST_FIELD + i] = self._word(value)
+        self._look_ahead(program)
         return program
+
+    def _look_ahead(self, program: np.ndarray) -> None:
+        """Say in each record where the weights of the next product are."""
+        ahead = stride = 0
+        for record, operation in zip(program[::-1], self._operations[::-1], strict=True):
+            record[op.AHEAD], record[op.AHEAD_STRIDE] = ahead, stride
+            if operation.kernel.startswith("matmul"):
+                values = operation.values
+                ahead = self._word(values["weights"])
+                stride = self._word(values["n_panels"]) // self.n_threads * self._word(values["panel_bytes"])
 
     @staticmethod
     def _word(value: "Value") -> int:

@@ -115,18 +115,19 @@ class Emitter:
         store = self.builder.store(v.value, pointer(self.builder, address.value, v.value.type))
         store.align = 1
 
-    def prefetch(self, address: V, n_bytes: int) -> None:
-        """Ask for the cache lines of memory that will be read soon."""
+    def prefetch(self, address: V, n_bytes: int, *, first_cache: bool = False) -> None:
+        """Ask for the cache lines of memory that will be read soon, into the second cache or even the first."""
+        self.prefetch_lines(address, 0, -(-n_bytes // 64), 64, first_cache=first_cache)
+
+    def prefetch_lines(
+        self, address: V, first: int, last: int, spacing: "V | int", *, first_cache: bool = False
+    ) -> None:
+        """Ask for the cache lines at `address` + i x `spacing`, first <= i < last."""
         signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
-        hints = [ir.Constant(I32, x) for x in (0, 2, 1)]  # for reading, into the second cache, data
-        for line in range(0, n_bytes, 64):
-            self.builder.call(function, [pointer(self.builder, (address + line).value, I8), *hints])
-
-    def prefetch_lines(self, address: V, first: int, last: int, spacing: "V | int") -> None:
-        """Ask for the cache lines at `address` + i x `spacing`, first <= i < last."""
+        hints = [ir.Constant(I32, x) for x in (0, 3 if first_cache else 2, 1)]  # for reading, where to, data
         for i in range(first, last):
-            self.prefetch(address + spacing * i, 1)
+            self.builder.call(function, [pointer(self.builder, (address + spacing * i).value, I8), *hints])
 
     def load_f32(self, address: V) -> V:
         """Floats."""

@@ -54,7 +54,7 @@ def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) ->
     record, n = Q16Record(s, x, len(acc)), len(acc)
     parts: list[V] = []
     for half in range(2):
-        s.keep_order()
+        s.keep_order()  # or the words of both halves would be loaded at once
         sums = [s.to_f32(total) for total in _integer_sums(s, group, offset, record, half)]
         if len(group.scales) == 2:
             acc = [s.fma(sums[t] * record.scale(t, half), group.scales[half], acc[t]) for t in range(n)]
