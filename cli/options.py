@@ -13,8 +13,10 @@ from llmrun.quant_formats.errors import UsageError
 
 if TYPE_CHECKING:
     from llmrun.runner.sampler import SamplingParams
+    from llmrun.runner.session_info import SessionInfo
 
 NO_FLAG = {"no_flag": True}  # marks a field that is not an option of the command line
+SESSION_SETTINGS = ("context", "kv_type", "overflow", *(s.name for s in SETTINGS.values() if s.is_sampling))
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -126,6 +128,29 @@ class GenerateOptions:
         unset = {f.name: settings.get(f.name) for f in dataclasses.fields(self) if f.name in SETTINGS}
         unset["stats"] = settings.get("stats") is True
         return GenerateOptions(**(unset | {"given": self.given} | flags))
+
+    def for_session(self, info: "SessionInfo") -> "GenerateOptions":
+        """These, with what a stored conversation was begun with for everything that no flag sets."""
+        stored = {name: value for name, value in info.settings.items() if name in SESSION_SETTINGS}
+        kept = {name: value for name, value in (stored | {"system": info.system}).items() if name not in self.given}
+        return dataclasses.replace(self, **kept)
+
+    def session_settings(self) -> dict[str, Any]:
+        """What a conversation that is begun with these keeps, beside its instructions: what flags set."""
+        return {name: getattr(self, name) for name in SESSION_SETTINGS if name in self.given}
+
+    def system_for(self, has_template: bool) -> str | None:
+        """The instructions, if the model and --raw leave a place for them.
+
+        Raises UsageError if a flag gave them and there is no place; what is only in the settings is left out then.
+        """
+        if has_template and not self.raw:
+            return self.system
+        if "system" not in self.given:
+            return None
+        if self.raw:
+            raise UsageError("--raw takes the text as it is, so --system has no place; leave one of them out")
+        raise UsageError("the model has no chat template, so --system has no place; put it into the text")
 
     def sampling_params(self) -> "SamplingParams":
         """The given values over the defaults; raises UsageError for one that makes no sense."""
