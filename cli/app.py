@@ -12,10 +12,12 @@ import typer
 
 from llmrun.cli.bench import bench
 from llmrun.cli.chat import chat
+from llmrun.cli.config import config
 from llmrun.cli.list import list_models
 from llmrun.cli.pull import pull
 from llmrun.cli.run import run
 from llmrun.cli.say import one_line
+from llmrun.cli.sessions import sessions
 from llmrun.cli.show import show
 from llmrun.cli.standard_output import ReaderLeft, write
 from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
@@ -34,6 +36,8 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(bench)
+app.add_typer(sessions, name="sessions")
+app.add_typer(config, name="config")
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,23 +13,26 @@ import typer
 from llmrun.cli.interrupt import Interrupt
 from llmrun.cli.options import Continue, GenerateOptions, Model, SessionName, with_generate_options
 from llmrun.cli.pick_session import check_choice, pick_session
-from llmrun.cli.say import say
+from llmrun.cli.say import one_line, say
 from llmrun.cli.standard_output import ReaderLeft, write
 from llmrun.quant_formats.errors import InputError, LlmrunError, UsageError
 
 if TYPE_CHECKING:
     from llmrun.runner.chat import Chat
+    from llmrun.runner.chat_message import Message
     from llmrun.runner.engine import Engine
     from llmrun.runner.generation import Generation
     from llmrun.runner.session_info import SessionInfo
     from llmrun.runner.session_store import SessionStore
+
+SHOWN = 60  # characters of a message
 
 Prompt = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT", help="What to answer. Text on standard input goes before it."),
 ]
 Extract = Annotated[bool, typer.Option("--extract", help="Print the last code block of the answer, nothing else.")]
-AnswerJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: answer, finish_reason, tokens, times.")]
+AnswerJson = Annotated[bool, typer.Option("--json", help="Print one object: answer, finish_reason, tokens, times.")]
 
 
 @with_generate_options
@@ -83,20 +86,36 @@ def open_chat(
     engine: "Engine", options: GenerateOptions, store: "SessionStore | None", info: "SessionInfo | None"
 ) -> "Iterator[Chat]":
     """The conversation to say something in: a new one, which nobody keeps, or a stored one."""
-    params, overflow = options.sampling_params(), options.overflow or "error"
+    params = options.sampling_params()
     system = options.system_for(engine.chat_template is not None)
     if store is None or info is None:
         chat = engine.chat(system=system, params=params, raw=options.raw)
-        chat.overflow = overflow
+        prepare(chat, options)
         yield chat
         return
     from llmrun.runner.session import Session
 
     with Session.open(engine, store, info, params, raw=options.raw, notify=say) as session:
-        session.chat.overflow = overflow
+        prepare(session.chat, options)
         if system != session.chat.system:
             session.chat.set_system(system)
         yield session.chat
+
+
+def prepare(chat: "Chat", options: GenerateOptions) -> None:
+    """What is to happen when the context is full, and that it is said."""
+    from llmrun.runner.overflow import overflow_named
+
+    chat.overflow = overflow_named(options.overflow or "error")
+    chat.on_drop = say_dropped
+
+
+def say_dropped(messages: "list[Message]") -> None:
+    """Name what leaves the context."""
+    first = one_line(messages[0]["content"])
+    shown = first if len(first) <= SHOWN else first[: SHOWN - 3] + "..."
+    many = f"the {len(messages)} oldest messages leave" if len(messages) > 1 else "the oldest message leaves"
+    say(f"the context is full: {many} it, from {shown!r} on")
 
 
 def read(generation: "Generation", streams: bool) -> None:
