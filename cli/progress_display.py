@@ -25,9 +25,7 @@ class ProgressDisplay:
         self._stage = ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._said: set[str] = (
-            set()
-        )  # a stage may come back, as when kernels are compiled twice
+        self._said: set[str] = set()  # a stage may come back, as when kernels are compiled twice
         self._lock = Lock()  # kernels are compiled by several threads
 
     def __enter__(self) -> "ProgressDisplay":
