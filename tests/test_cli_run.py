@@ -221,7 +221,7 @@ def test_a_plain_run_imports_no_database() -> None:
     code = (
         f"import runpy, sys\nsys.argv = ['x', 'run', 'm.gguf', 'hi']\n"
         f"try:\n    runpy.run_path({MOCK[1]!r}, run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "print({name.split('.')[0] for name in sys.modules} & {'sqlite3', 'difflib', 'rich', 'prompt_toolkit'})"
+        "print({name.split('.')[0] for name in sys.modules} & {'sqlite3', 'rich', 'prompt_toolkit'})"
     )
     done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})  # fmt: skip
