@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: list[str]) -> int:
     _speak_utf8()
     try:
-        status = app(arguments or ["--help"], prog_name="llmrun", standalone_mode=False)
+        if arguments in ([], ["sessions"], ["config"]):  # a group alone asks what there is
+            arguments = [*arguments, "--help"]
+        status = app(arguments, prog_name="llmrun", standalone_mode=False)
         write("")  # a reader that left shows here, not after the last line of Python
         return status if isinstance(status, int) else 0
     except LlmrunError as error:

@@ -186,7 +186,7 @@ def test_stdin_that_is_not_utf8(model: Path) -> None:
         (["run", "MODEL", "hi", "--json", "--extract"], "--extract"),
         (["config", "get", "temprature"], "did you mean temperature"),
         (["config", "set", "threads", "0"], "threads"),
-        (["sessions"], "Usage"),
+        (["sessions", "walk"], "walk"),
     ],
 )
 def test_bad_usage(model: Path, arguments: list[str], word: str) -> None:
@@ -284,6 +284,7 @@ def test_version_and_help() -> None:
     assert text_of(call(REAL, "--version").stdout).startswith("llmrun 0.")
     assert call(REAL).stdout == call(REAL, "--help").stdout
     assert b"--min-p" in call(REAL, "run", "--help").stdout
+    assert b"export" in call(REAL, "sessions").stdout
 
 
 def test_completion_offers_the_names() -> None:
