@@ -145,6 +145,15 @@ class Engine:
         self._scheduler.add(sequence)
         return Generation(self, sequence)
 
+    def rebase(self, sequence: Sequence, prompt: SequenceOf[int]) -> None:
+        """Go on with an answer in progress after another prompt, which leaves it room: a chat that drops old turns.
+
+        What the cache holds of the new prompt and the answer is used.
+        """
+        assert len(prompt) + len(sequence.answer) < self.n_ctx
+        sequence.rebase(prompt)
+        self._scheduler.restart(sequence)
+
     def new_table(self) -> BlockTable:
         """Make a block table that holds nothing yet, for `submit`."""
         return BlockTable(self.kv_cache)

@@ -60,6 +60,13 @@ class Scheduler:
                 budget -= planned[sequence]
         return [Chunk(sequence, n_tokens) for sequence, n_tokens in planned.items()]
 
+    def restart(self, sequence: Sequence) -> None:
+        """Plan a sequence anew whose tokens have changed, before all that wait."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._kv_cache.park(sequence.table)
+            self._waiting.appendleft(sequence)
+
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Take a sequence out, and release its blocks or leave them to its next turn."""
         sequence.finish_reason = reason

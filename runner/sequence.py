@@ -70,6 +70,11 @@ class Sequence:
         """The ids chosen so far."""
         return self.tokens[self.n_prompt :]
 
+    def rebase(self, prompt: SequenceOf[int]) -> None:
+        """Put another prompt before the answer so far."""
+        self.tokens = [*prompt, *self.answer]
+        self.n_prompt = len(prompt)
+
     def start(self) -> None:
         """Begin to compute: what the block table or the prefix tree has of the prompt is used.
 

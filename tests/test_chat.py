@@ -56,7 +56,7 @@ def test_turns_say_what_a_fresh_chat_would() -> None:
         for text in ("one", "two two", "three"):
             texts.append(talk(chat, text).ids)
             if not keep:
-                chat._engine.release(chat._table)
+                chat._engine.release(chat.table)
         return texts
 
     assert conversation(keep=True) == conversation(keep=False)
