@@ -11,8 +11,8 @@ The sums of a row pair and a column pair are four integers; in the end they are 
 
 from collections.abc import Callable
 
-from llmrun.cpu_kernels.activations import Q16Record
 from llmrun.cpu_kernels.isa import Isa
+from llmrun.cpu_kernels.q16_record import Q16Record
 from llmrun.cpu_kernels.simd import Emitter
 from llmrun.cpu_kernels.vector import I8, I32, V
 

@@ -7,8 +7,8 @@ so all formats, one token and a thousand, take the same float operations in the 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmrun.cpu_kernels.activations import Q16Record
 from llmrun.cpu_kernels.byte_matrices import LEAST_COLUMNS, has_matrices, matrix_sums, row_pairs
+from llmrun.cpu_kernels.q16_record import Q16Record
 from llmrun.cpu_kernels.simd import Emitter
 from llmrun.cpu_kernels.vector import V
 

@@ -71,3 +71,12 @@ def test_the_reader_starts_light() -> None:
     code = "import sys, llmrun.quant_formats.gguf_file; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not (HOME.keys() | {"gguf", "tokenizers", "jinja2"}) & set(loaded)
+
+
+def test_a_warm_start_imports_no_compiler():
+    """Numba takes longer to import than a small model to load; only the process that compiles needs it."""
+    code = (
+        "import sys, llmrun.runner.engine, llmrun.runner.cpu_model, llmrun.runner.loader; print('numba' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
