@@ -1,7 +1,9 @@
 """The command `llmrun`: its subcommands, and the one place where errors become a line and an exit code."""
 
+import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,6 +19,8 @@ from llmrun.cli.say import one_line
 from llmrun.cli.show import show
 from llmrun.cli.standard_output import ReaderLeft, write
 from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
+
+EXIT_READER_LEFT = 141  # 128 + SIGPIPE, as of any tool in a pipe
 
 app = typer.Typer(
     name="llmrun",
@@ -50,8 +54,11 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0, or the `exit_code` of the error, 130 after Ctrl-C."""
-    sys.exit(_exit_code(sys.argv[1:] if arguments is None else list(arguments)))
+    """Run the command line and exit: 0, or the `exit_code` of the error, 130 after Ctrl-C, 141 if the reader left."""
+    status = _exit_code(sys.argv[1:] if arguments is None else list(arguments))
+    if status in (EXIT_INTERRUPTED, EXIT_READER_LEFT) and sys.platform != "win32":
+        _die_of(signal.SIGINT if status == EXIT_INTERRUPTED else signal.SIGPIPE)
+    sys.exit(status)
 
 
 def _exit_code(arguments: list[str]) -> int:
@@ -68,10 +75,21 @@ def _exit_code(arguments: list[str]) -> int:
         return _fail("out of memory; try a smaller model or a shorter --ctx", OutOfMemory.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-    except ReaderLeft:
+    except (ReaderLeft, BrokenPipeError):
         # or Python complains when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if sys.platform == "win32" else EXIT_READER_LEFT
+
+
+def _die_of(number: int) -> None:
+    """End by a signal, as tools do that do not catch it; the shell makes 128 + its number of it.
+
+    So a loop in a script ends at Ctrl-C, too: to the shell, a program that exits has dealt with the Ctrl-C itself.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _fail(message: str, exit_code: int) -> int:

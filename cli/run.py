@@ -1,62 +1,147 @@
 """`llmrun run`: one prompt, one answer."""
 
+import contextlib
+import json
+import signal
 import sys
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmrun.cli.options import GenerateOptions, Model, with_generate_options
-from llmrun.cli.standard_output import write
-from llmrun.quant_formats.errors import InputError, UsageError
+from llmrun.cli.interrupt import Interrupt
+from llmrun.cli.options import Continue, GenerateOptions, Model, SessionName, with_generate_options
+from llmrun.cli.pick_session import check_choice, pick_session
+from llmrun.cli.say import say
+from llmrun.cli.standard_output import ReaderLeft, write
+from llmrun.quant_formats.errors import InputError, LlmrunError, UsageError
 
 if TYPE_CHECKING:
+    from llmrun.runner.chat import Chat
     from llmrun.runner.engine import Engine
     from llmrun.runner.generation import Generation
-    from llmrun.runner.sampler import SamplingParams
+    from llmrun.runner.session_info import SessionInfo
+    from llmrun.runner.session_store import SessionStore
 
 Prompt = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT", help="What to answer. Text on standard input goes before it."),
 ]
+Extract = Annotated[bool, typer.Option("--extract", help="Print the last code block of the answer, nothing else.")]
+AnswerJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: answer, finish_reason, tokens, times.")]
 
 
 @with_generate_options
-def run(model: Model, prompt: Prompt = None, *, options: GenerateOptions) -> None:
+def run(
+    model: Model,
+    prompt: Prompt = None,
+    continue_last: Continue = False,
+    session: SessionName = None,
+    extract: Extract = False,
+    as_json: AnswerJson = False,
+    *,
+    options: GenerateOptions,
+) -> None:
     """Answer one prompt and leave. Standard output carries the answer and nothing else.
 
     Text on standard input goes before the prompt: git diff | llmrun run smollm2 "write a commit message"
     """
+    check_choice(continue_last, session)
+    if extract and as_json:
+        raise UsageError("--extract prints code and --json an object; leave one of them out")
+    options.system_for(has_template=True)  # what makes no sense is said before the model is loaded
+    options.sampling_params()
     text = join_prompt(read_stdin(), prompt)
-    params = options.sampling_params()
-    if options.raw and options.system is not None:
-        raise UsageError("--raw takes the text as it is, so --system has no place; leave one of them out")
+    store = info = None
+    if continue_last or session is not None:
+        from llmrun.runner.session_store import SessionStore
+
+        store = SessionStore()
+        info = pick_session(store, model, options, session)
+        options = options.for_session(info)
+    started = time.perf_counter()
     from llmrun.cli.loading import load_engine
-    from llmrun.cli.stats_line import print_ending
 
     with load_engine(model, options.context, options.threads, options.kv_type) as engine:
-        generation = start(engine, text, params, options)
-        print_answer(generation)
-        print_ending(generation, engine, options.stats)
+        load_seconds = time.perf_counter() - started
+        with open_chat(engine, options, store, info) as chat:
+            generation = chat.send(text)
+            read(generation, streams=not extract and not as_json)
+            if as_json:
+                from llmrun.cli.answer_json import answer_json
+
+                answer = answer_json(generation, model, load_seconds, info.id if info else None)
+                write(json.dumps(answer, ensure_ascii=False) + "\n")
+            elif extract:
+                write(code_of(generation))
+        finish(generation, engine, options.stats)
 
 
-def start(engine: "Engine", text: str, params: "SamplingParams", options: GenerateOptions) -> "Generation":
-    """Begin to answer: through the chat template, or as a completion with --raw or if the model has none."""
-    if options.raw or engine.chat_template is None:
-        if options.system is not None:
-            raise UsageError("the model has no chat template, so --system has no place; put it into the prompt")
-        return engine.generate(text, params)
-    return engine.chat(system=options.system, params=params).send(text)
+@contextlib.contextmanager
+def open_chat(
+    engine: "Engine", options: GenerateOptions, store: "SessionStore | None", info: "SessionInfo | None"
+) -> "Iterator[Chat]":
+    """The conversation to say something in: a new one, which nobody keeps, or a stored one."""
+    params, overflow = options.sampling_params(), options.overflow or "error"
+    system = options.system_for(engine.chat_template is not None)
+    if store is None or info is None:
+        chat = engine.chat(system=system, params=params, raw=options.raw)
+        chat.overflow = overflow
+        yield chat
+        return
+    from llmrun.runner.session import Session
+
+    with Session.open(engine, store, info, params, raw=options.raw, notify=say) as session:
+        session.chat.overflow = overflow
+        if system != session.chat.system:
+            session.chat.set_system(system)
+        yield session.chat
 
 
-def print_answer(generation: "Generation") -> None:
-    """Stream the answer to standard output; it ends with a line break, its own or one added."""
+def read(generation: "Generation", streams: bool) -> None:
+    """Read an answer to its end, or to the first Ctrl-C; with `streams` print it as it comes.
+
+    What is printed ends with a line break, its own or one added.
+    """
+    # a job in the background of a script is started with Ctrl-C ignored, which is to stay so
+    is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ends_line = True
-    for piece in generation:
-        if piece.text:
-            write(piece.text)
-            ends_line = piece.text.endswith("\n")
-    if not ends_line:
-        write("\n")
+    with contextlib.nullcontext() if is_ignored else Interrupt(generation.cancel):
+        try:
+            for piece in generation:
+                if piece.text and streams:
+                    write(piece.text)
+                    ends_line = piece.text.endswith("\n")
+            if not ends_line:
+                write("\n")
+        except ReaderLeft:
+            generation.cancel()  # so that a session keeps what there is
+            raise
+
+
+def code_of(generation: "Generation") -> str:
+    """The last code block of the answer. Raises LlmrunError, with the answer on standard error, if there is none."""
+    from llmrun.cli.code_block import last_code_block
+
+    block = last_code_block(generation.text)
+    if block is None:
+        if generation.finish_reason == "cancelled":
+            return ""
+        print(generation.text, file=sys.stderr)
+        raise LlmrunError("the answer above has no code block")
+    if not block.is_closed and generation.finish_reason != "stop":
+        say("the code ends in the middle, where the answer was cut off")
+    return block.code
+
+
+def finish(generation: "Generation", engine: "Engine", with_stats: bool) -> None:
+    """Say how the answer ended, where that is to be said; raises KeyboardInterrupt if Ctrl-C ended it."""
+    from llmrun.cli.stats_line import print_ending
+
+    print_ending(generation, engine, with_stats)
+    if generation.finish_reason == "cancelled":
+        raise KeyboardInterrupt
 
 
 def read_stdin() -> str | None:

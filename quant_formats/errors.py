@@ -22,6 +22,11 @@
      |- InputError              8   input that is not text, such as invalid UTF-8
      |- OutOfMemory             9
      |- KernelError            10   kernels that do not compile or a processor that cannot run them
+     |- SessionError           11   conversations that cannot be found, opened, read or written
+         |- UnknownSession          no session of that name or id, or several
+         |- SessionNameTaken        another session has the name
+         |- SessionBusy             another process has the session open
+         |- DiskFull           12   no room on the disk for what was said
 
 The message is one line that says what is wrong and what to do about it. The command line prints it and exits with
 `exit_code`; an interrupt (Ctrl-C) exits with `EXIT_INTERRUPTED`.
@@ -136,3 +141,27 @@ class KernelError(LlmrunError):
     """The kernels do not compile, or the processor cannot run them."""
 
     exit_code = 10
+
+
+class SessionError(LlmrunError):
+    """The conversations on disk cannot be read or written."""
+
+    exit_code = 11
+
+
+class UnknownSession(SessionError):
+    """No session has that name or id, or the beginning of one that was given fits several."""
+
+
+class SessionNameTaken(SessionError):
+    """The name belongs to another session."""
+
+
+class SessionBusy(SessionError):
+    """Another process has the session open."""
+
+
+class DiskFull(SessionError):
+    """There is no room on the disk for what was said; it is kept in memory."""
+
+    exit_code = 12

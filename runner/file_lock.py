@@ -11,27 +11,60 @@ POLL_SECONDS = 0.2
 
 
 class FileLock:
-    """`with FileLock(path):` runs in one process at a time; the file stays, empty, as the thing to lock."""
+    """`with FileLock(path):` runs in one process at a time; the file stays, as the thing to lock.
+
+    The first byte is what is locked, the rest says which process has it: a locked byte cannot be read on Windows.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> "FileLock":
-        self._file = open(self.path, "ab")
+    def try_acquire(self) -> bool:
+        """Take the lock unless somebody has it; returns whether it was taken."""
+        assert self._file is None, "the lock is held already"
+        # not "r+": the file may not be there; not "w": it would wipe the holder's process id
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", 0)
         try:
-            while not _try_lock(self._file.fileno()):
-                time.sleep(POLL_SECONDS)
+            if not _try_lock(file.fileno()):
+                file.close()
+                return False
         except BaseException:
-            self._file.close()
+            file.close()
             raise
-        return self
+        self._file = file
+        return True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def write_holder(self) -> None:
+        """Say in the file that this process has the lock, for `holder`."""
         assert self._file is not None
+        self._file.seek(0)
+        self._file.write(f" {os.getpid()}\n".encode())
+        self._file.truncate()
+
+    def holder(self) -> int | None:
+        """The process that wrote its id last, None if there is none; ask while the lock is taken."""
+        try:
+            with open(self.path, "rb", 0) as file:
+                file.seek(1)
+                return int(file.read(20))
+        except (OSError, ValueError):  # it has just been taken, or has just gone
+            return None
+
+    def release(self) -> None:
+        """Let go."""
+        assert self._file is not None, "the lock is not held"
         _unlock(self._file.fileno())
         self._file.close()
         self._file = None
+
+    def __enter__(self) -> "FileLock":
+        while not self.try_acquire():
+            time.sleep(POLL_SECONDS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
 
 
 if sys.platform == "win32":

@@ -1,0 +1,1 @@
+"""A chat that is recorded as it goes, and goes on where it was left."""
