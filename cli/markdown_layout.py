@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmrun.cli.markdown_code import CodeLines
 from llmrun.cli.markdown_inline import inline_spans, parser, with_ends
 from llmrun.cli.markdown_table import Table
-from llmrun.cli.markdown_text import PLAIN, Row, Span, Style, drop_characters, row_width, wrap
+from llmrun.cli.markdown_text import PLAIN, Row, Span, Style, count_characters, drop_characters, row_width, wrap
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -49,6 +49,12 @@ class Leaf:
             rows = [[("─" * min(RULE, room), ("border",))]]
         rows = [[*(rest if i or self.skip else first), *row] for i, row in enumerate(rows)]
         return rows if self.gap is None or self.skip else [self.gap, *rows]
+
+    def n_characters(self, n_rows: int, width: int) -> int:
+        """Characters of a text, but no white space, in the first `n_rows` of its rows."""
+        gap = 0 if self.gap is None or self.skip else 1
+        rows = wrap(drop_characters(self.spans(), self.skip), self._margins(width)[2])
+        return count_characters(rows[: max(0, n_rows - gap)])
 
     def _margins(self, width: int) -> tuple[Row, Row, int]:
         """What stands to the left of the first row and of the others, and the columns that are left."""

@@ -66,14 +66,21 @@ class MarkdownStream:
 
         keeps_open_rows: the rows that `open_rows` gave last stay where they are, so their text is not given again.
         """
-        self.width = width
+        old, self.width = self.width, width
         shown = self._shown
-        if keeps_open_rows and shown is not None and shown.kind == "text":
+        if not keeps_open_rows or shown is None:
+            leaves, _ = self._leaves(self._source[: self._n_decided])
+            shown = leaves[-1] if leaves else None
+            if shown is not None and shown.kind == "text":
+                before = sum(len(leaf.rows(old)) for leaf in leaves[:-1])
+                self._skip += shown.n_characters(self._n_settled - before, old)
+        elif shown.kind == "text":
             if shown.line != self._leaf:
                 self._leaf, self._cuts = shown.line, []
             self._skip = count_characters([shown.spans()])
-            leaves, _ = self._leaves(self._source)
-            self._n_settled = sum(len(leaf.rows(width)) for leaf in leaves if leaf.line < shown.line)
+        leaves, _ = self._leaves(self._source)
+        if shown is None or shown.kind == "text":
+            self._n_settled = sum(len(leaf.rows(width)) for leaf in leaves if shown and leaf.line < shown.line)
         else:
             leaves, _ = self._leaves(self._source[: self._n_decided])
             self._n_settled = self._count_settled(leaves)
