@@ -7,7 +7,6 @@ import numpy as np
 from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
 
-
 BlockContents = bytes | bytearray | memoryview | np.ndarray
 
 

@@ -40,6 +40,7 @@ CREATE TABLE kv_files (
     session TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE,
     folder TEXT NOT NULL,
     name TEXT NOT NULL,
+    n_ids INTEGER NOT NULL,               -- that lead to the end of the block
     n_bytes INTEGER NOT NULL,
     PRIMARY KEY (session, folder, name)
 ) WITHOUT ROWID;

@@ -1,5 +1,6 @@
 """The conversations on this machine: what was said, and under which name."""
 
+import builtins
 import os
 import re
 import secrets
@@ -63,13 +64,11 @@ class SessionStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or sessions_folder()
-        self.kv_folder = self.folder / "kv"
         self._locks = self.folder / "locks"
         try:
             # private: what people ask is theirs
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._locks.mkdir(exist_ok=True)
-            self.kv_folder.mkdir(exist_ok=True)
         except OSError as error:
             raise SessionError(f"{self.folder} cannot be made: {error.strerror or error}") from error
         self.db = SessionDB(self.folder / "sessions.db")
@@ -120,7 +119,7 @@ class SessionStore:
         rows = self.db.rows(f"{_INFO} WHERE EXISTS (SELECT 1 FROM messages WHERE session = id) {_NEWEST_FIRST} LIMIT 1")
         return _info(rows[0]) if rows else None
 
-    def list(self, search: str | None = None) -> list[SessionInfo]:
+    def list(self, search: str | None = None) -> builtins.list[SessionInfo]:
         """All sessions that have a name or a message, newest first.
 
         With `search`, those in which every word of it occurs: in the name, the title or a message, in upper or lower
@@ -133,11 +132,11 @@ class SessionStore:
             found = [i for i in found if i.id in saying or word in f"{i.id} {i.name or ''} {i.title}".casefold()]
         return found
 
-    def messages(self, session: str) -> list[Message]:
+    def messages(self, session: str) -> builtins.list[Message]:
         """What was said in a session, oldest first, with what is out of the context by now."""
         return [stored.message.plain for stored in self.stored_messages(session)]
 
-    def stored_messages(self, session: str) -> list[StoredMessage]:
+    def stored_messages(self, session: str) -> builtins.list[StoredMessage]:
         """The same with all that is known of each message."""
         rows = self.db.rows(
             "SELECT number, place, checksum, role, content, created, ids, n_kept, prompt_key FROM messages "
@@ -163,15 +162,21 @@ class SessionStore:
 
     def remove(self, session: str) -> None:
         """Delete a session, with the keys and values that no other session shares; raises SessionBusy."""
-        from llmrun.runner.kv_store import forget_session
+        from llmrun.runner.kv_index import KVIndex
 
         lock = self.lock(session)
         try:
-            forget_session(self.db, self.kv_folder, session)
+            KVIndex(self.db, self.folder, session).forget(session)
             self.db.execute("DELETE FROM sessions WHERE id = ?", session)
+        except OSError as error:
+            raise SessionError(f"{error.filename} cannot be deleted: {error.strerror or error}") from error
         finally:
             lock.release()
         lock.path.unlink(missing_ok=True)
+
+    def remove_if_empty(self, session: str) -> None:
+        """Delete a session without a name in which nothing was ever said."""
+        self.db.execute(f"DELETE FROM sessions WHERE id = ? AND NOT {_NOT_EMPTY}", session)
 
     def export(self, session: str, format: Literal["markdown", "json", "text"]) -> str:
         """A session as a text for people or programs; raises UsageError for an unknown format."""
@@ -214,7 +219,7 @@ class SessionStore:
         system: str | None,
         n_tokens: int,
         fingerprint: str,
-    ) -> list[int]:
+    ) -> builtins.list[int]:
         """In one transaction: delete the messages in use after number `keep`, move others, and append new ones.
 
         Returns the numbers of the new ones.
@@ -309,9 +314,19 @@ def _info(row: tuple) -> SessionInfo:
         raise SessionError(
             f"the settings of the session {session} are damaged; remove it, or put a copy back"
         ) from error
-    times = [datetime.fromtimestamp(seconds, UTC).astimezone() for seconds in (created, updated)]
-    title = _title(first or "")
-    return SessionInfo(session, name, title, model, system, settings, *times, n_messages, n_tokens, fingerprint)
+    return SessionInfo(
+        id=session,
+        name=name,
+        title=_title(first or ""),
+        model=model,
+        system=system,
+        settings=settings,
+        created=datetime.fromtimestamp(created, UTC).astimezone(),
+        updated=datetime.fromtimestamp(updated, UTC).astimezone(),
+        n_messages=n_messages,
+        n_tokens=n_tokens,
+        fingerprint=fingerprint,
+    )
 
 
 def _to_json(settings: Mapping[str, Any]) -> str:
