@@ -86,7 +86,9 @@ class Leaf:
         if self.kind == "code":
             if not self.is_open:
                 return len(self.rows(width))
-            complete = self.content[: self.content.rfind("\n") + 1].rstrip()  # empty lines at the end may turn out to be none of it
+            complete = self.content[
+                : self.content.rfind("\n") + 1
+            ].rstrip()  # empty lines at the end may turn out to be none of it
             return gap + len(self._code_rows(self._margins(width)[2], complete + "\n"))
         if self.table is not None and self.table.is_fixed:
             parts = self.table.rows(self._margins(width)[2])

@@ -102,11 +102,11 @@ def _words(spans: Iterable[Span]) -> Iterator[Row]:
     word: Row = []
     for text, style in spans:
         for piece in _PIECES.findall(text):
-            if piece == "\n" or piece.isspace():
+            if piece.isspace():
                 if word:
                     yield word
                     word = []
-                yield [(piece, style)]
+                yield [(piece.replace("\t", " "), style)]
             elif piece.isascii():
                 word.append((piece, style))
             else:
@@ -129,7 +129,9 @@ def _break_wide(piece: str) -> Iterator[str]:
 
 
 def _may_break(before: str, after: str) -> bool:
-    return (_cell(before) == 2 or _cell(after) == 2) and _cell(after) > 0 and after not in NOT_FIRST and before != "\u200d"
+    return (
+        (_cell(before) == 2 or _cell(after) == 2) and _cell(after) > 0 and after not in NOT_FIRST and before != "\u200d"
+    )
 
 
 def _cut(word: Row, width: int) -> Iterator[Span]:

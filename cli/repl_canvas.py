@@ -35,9 +35,11 @@ class Canvas:
         """Whether the rows that may change stay rows in a terminal of so many columns, so that they can be replaced."""
         return all(width <= columns for width in self._widths)
 
-    def leave(self) -> None:
-        """Keep what is shown, and begin anew on an empty row."""
-        if self._is_after_row:
+    def leave(self, without_last: bool = False) -> None:
+        """Keep what is shown, perhaps without the last row, and begin anew on an empty row."""
+        if self._rows and without_last:
+            self._write("\r\x1b[J")
+        elif self._is_after_row:
             self._write("\r\n")
         self._rows, self._widths, self._is_after_row = [], [], False
 

@@ -29,7 +29,9 @@ Prompt = Annotated[
     typer.Argument(metavar="PROMPT", help="What to answer. Text on standard input goes before it."),
 ]
 Extract = Annotated[bool, typer.Option("--extract", help="Print the last code block of the answer, nothing else.")]
-AnswerJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: answer, finish_reason, tokens, times.")]
+AnswerJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object: answer, finish_reason, tokens, times.")
+]
 
 
 @with_generate_options

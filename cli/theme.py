@@ -95,15 +95,15 @@ THEMES = {
 }
 
 
-def default_theme(background: Callable[[], Color | None]) -> Theme:
-    """LLMRUN_THEME, none with NO_COLOR, else what suits the background of the terminal; dark if that is not known.
+def default_theme(name: str, background: Callable[[], Color | None]) -> Theme:
+    """None with NO_COLOR, the one of that name, else what suits the background of the terminal; dark if it is not known.
 
     background: asks the terminal for its colour, where the environment does not say enough.
     """
     if os.environ.get("NO_COLOR"):
         return THEMES["none"]
-    if theme := THEMES.get(os.environ.get("LLMRUN_THEME", "")):
-        return theme
+    if name in THEMES:
+        return THEMES[name]
     if match := re.fullmatch(r"\d+;(?:\w+;)?(\d+)", os.environ.get("COLORFGBG", "")):
         return THEMES["light" if int(match[1]) in (7, *range(9, 16)) else "dark"]
     color = background()

@@ -133,12 +133,47 @@ def test_character_by_character_is_the_same() -> None:
     assert shown(list(ANSWER)).lines == shown([ANSWER]).lines
 
 
-BITS = ["*", "**", "`", "```\n", "~~", "_", "[", "](u)", "\n", "\n\n", "- ", "1. ", "> ", "#", "| a | b |\n|---|---|\n", "| c |"]
-WORDS = ["word", " ", "  ", "中文", "，", "🎉", "a\u0301", "x" * 90, "lorem ipsum " * 20, "\t", "    code", "---", "\\", "&lt;", "<b>"]
+BITS = [
+    "*",
+    "**",
+    "`",
+    "```\n",
+    "~~",
+    "_",
+    "[",
+    "](u)",
+    "\n",
+    "\n\n",
+    "- ",
+    "1. ",
+    "> ",
+    "#",
+    "| a | b |\n|---|---|\n",
+    "| c |",
+]
+WORDS = [
+    "word",
+    " ",
+    "  ",
+    "中文",
+    "，",
+    "🎉",
+    "a\u0301",
+    "x" * 90,
+    "lorem ipsum " * 20,
+    "\t",
+    "    code",
+    "---",
+    "\\",
+    "&lt;",
+    "<b>",
+]
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.sampled_from(BITS + WORDS), max_size=40).map("".join), st.integers(0, 1000), st.sampled_from([20, 80]))
+@given(
+    st.lists(st.sampled_from(BITS + WORDS), max_size=40).map("".join), st.integers(0, 1000), st.sampled_from([20, 80])
+)
 @example("| a | b |\n|---|---|\n" + "| c | d |\n" * 20, 1, 80)
 @example("- a\n" * 60, 2, 80)
 @example("```py\n" + "x = 1\n\n" * 40 + "```\nend", 3, 80)
@@ -162,7 +197,12 @@ def test_no_row_is_too_wide_and_no_word_is_lost(text: str, columns: int) -> None
 
 def test_a_long_answer_settles_as_it_goes() -> None:
     stream = MarkdownStream(79)
-    for text in ("word " * 2000, "- item **bold** text\n" * 200, "```c\n" + "int x = 1;\n" * 300 + "```\n", "line\n" * 200):
+    for text in (
+        "word " * 2000,
+        "- item **bold** text\n" * 200,
+        "```c\n" + "int x = 1;\n" * 300 + "```\n",
+        "line\n" * 200,
+    ):
         most = 0
         for start in range(0, len(text), 7):
             stream.feed(text[start : start + 7])
@@ -180,7 +220,11 @@ def test_a_mark_without_partner_is_text_in_the_end() -> None:
 
 def test_spans_that_are_open_are_styled_at_once() -> None:
     assert inline_spans(with_ends("a **bo")) == [("a ", ()), ("bo", ("strong",))]
-    assert inline_spans(with_ends("a *it and `co")) == [("a ", ()), ("it and ", ("emphasis",)), ("co", ("emphasis", "code"))]
+    assert inline_spans(with_ends("a *it and `co")) == [
+        ("a ", ()),
+        ("it and ", ("emphasis",)),
+        ("co", ("emphasis", "code")),
+    ]
     assert inline_spans(with_ends("see [here](http://a")) == [
         ("see ", ()),
         ("here", ("link",)),
@@ -200,7 +244,9 @@ def test_rows_are_rarely_written_twice() -> None:
 
 
 def test_controls_of_the_terminal_are_not_passed_on() -> None:
-    assert "\x1b" not in "".join(part for row in [*MarkdownStream(79).feed("a\x1b[2Jb\x07\x9b1m\n\n")] for part, _ in row)
+    assert "\x1b" not in "".join(
+        part for row in [*MarkdownStream(79).feed("a\x1b[2Jb\x07\x9b1m\n\n")] for part, _ in row
+    )
     assert shown(["safe \x1b]52;c;AAAA\x07 text\r\nmore"]).lines == ["safe \ufffd]52;c;AAAA\ufffd text", "more"]
 
 
