@@ -61,7 +61,7 @@ def _chat_in_pipe(model: str, options: GenerateOptions, continue_last: bool, ses
 
     text = read_stdin() if sys.stdin is not None and not sys.stdin.isatty() else sys.stdin and sys.stdin.read()
     if not text or not text.strip():
-        raise UsageError("there is no message; without a terminal, chat takes standard input as one")
+        raise UsageError("there is no message on standard input; llmrun run MODEL PROMPT takes one as an argument")
     conversation = _open(model, options, continue_last, session)
     try:
         generation = conversation.chat.send(text.rstrip("\r\n"))
@@ -90,4 +90,6 @@ def _open(model: str, options: GenerateOptions, continue_last: bool, session: st
 
 
 def _import_prompt() -> None:
-    pass
+    # nothing of llmrun: two threads that import each other's modules may wait for each other
+    import markdown_it  # noqa: F401  # after what the prompt needs
+    import prompt_toolkit.shortcuts  # noqa: F401

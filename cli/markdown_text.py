@@ -12,7 +12,7 @@ Row = list[Span]  # one row of the screen, without a line break
 
 PLAIN: Style = ()
 VS16 = "\ufe0f"  # makes a character an emoji, which is wide
-NOT_FIRST = frozenset("。，、．！？：；）」』】〉》〕％…,.!?:;)]}%")  # these never begin a row
+NOT_FIRST = frozenset("。，、．！？：；）」』】〉》〕％…,.!?:;)]}%")  # noqa: RUF001  # these never begin a row
 _PIECES = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 _CONTROLS = {
     c: "\ufffd"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrun.cli.interrupt import Interrupt
@@ -155,4 +156,4 @@ class Repl:
     def _status(self, columns: int, name: str) -> Row:
         chat = self.conversation.chat
         rate = self.last.stats.decode_tokens_per_second if self.last is not None else 0.0
-        return status_line(self.conversation.model, chat.n_tokens, chat.n_ctx, rate, name, columns)
+        return status_line(Path(self.conversation.model).name, chat.n_tokens, chat.n_ctx, rate, name, columns)

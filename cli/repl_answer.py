@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_FRAMES = 1 / 30
 SHARE_OF_TIME = 0.06  # that drawing may take; the rest is the model's
+MOST_SECONDS = 0.2  # between frames, also after one that took long
 LONG_PROMPT = 200  # tokens that take long enough to say that they are being read
 
 
@@ -80,7 +81,7 @@ class AnswerView:
         self._canvas.update(self._settled, [*rows, self._status(self._columns - 1)])
         self._settled = []
         took = time.monotonic() - started
-        self._next_frame = started + max(SECONDS_BETWEEN_FRAMES, took / SHARE_OF_TIME)
+        self._next_frame = started + min(max(SECONDS_BETWEEN_FRAMES, took / SHARE_OF_TIME), MOST_SECONDS)
 
     def _follow_size(self) -> None:
         """Go on at the size that the terminal has now."""

@@ -38,7 +38,7 @@ class Prompt:
             complete_while_typing=Condition(_is_command),
             multiline=True,
             key_bindings=_keys(),
-            prompt_continuation=lambda _width, _line, _wraps: self._painted("... "),
+            prompt_continuation=lambda _width, _line, n_wraps: self._painted("    " if n_wraps else "... "),
             bottom_toolbar=lambda: ANSI(toolbar()),
             style=STYLE,
             reserve_space_for_menu=6,

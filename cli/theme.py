@@ -96,7 +96,7 @@ THEMES = {
 
 
 def default_theme(name: str, background: Callable[[], Color | None]) -> Theme:
-    """None with NO_COLOR, the one of that name, else what suits the background of the terminal; dark if it is not known.
+    """None with NO_COLOR, the one of that name, else what suits the background of the terminal; dark if none is known.
 
     background: asks the terminal for its colour, where the environment does not say enough.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from terminal_screen import Screen
 
 TIMEOUT = 30
+WHERE = "\x1b[6n"  # asks for the position of the cursor
 ECHO = [sys.executable, str(Path(__file__).with_name("echo_engine.py"))]
 CTRL_C, CTRL_D, CTRL_G, CTRL_R, ALT_ENTER, TAB = "\x03", "\x04", "\x07", "\x12", "\x1b\r", "\t"
 
@@ -17,10 +18,11 @@ class Person:
     def __init__(self, arguments: list[str], env: dict[str, str], columns: int = 80, rows: int = 24) -> None:
         import pexpect
 
-        variables = os.environ | {"TERM": "xterm-256color", "LLMRUN_THEME": "dark", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        variables = os.environ | {"TERM": "xterm-256color", "LLMRUN_THEME": "dark"}
         variables.pop("NO_COLOR", None)
         self.screen = Screen(columns, rows)
         self.raw = ""
+        self.background = env.get("BACKGROUND", "")  # which the terminal says it has
         self._child = pexpect.spawn(
             arguments[0],
             arguments[1:],
@@ -39,10 +41,15 @@ class Person:
         self._child.send(text)
 
     def say(self, text: str, until: str) -> None:
-        """Send a line, and wait until `until` has been shown and the next prompt is there."""
+        """Send a line, wait for the next prompt, and look whether `until` has been shown."""
+        n_prompts = self._count_prompts()
         self.type(text + "\r")
-        self.wait_for(until)
+        self.wait(lambda: self._count_prompts() > n_prompts, "another prompt")
         self.wait_for_prompt()
+        assert until in self.text, self.text
+
+    def _count_prompts(self) -> int:
+        return sum(line.startswith(">>>") for line in self.screen.lines)
 
     def paste(self, text: str) -> None:
         self.type(f"\x1b[200~{text}\x1b[201~")
@@ -80,7 +87,14 @@ class Person:
         except pexpect.EOF:
             return
         self.raw += text
-        self.screen.write(text)
+        before, question, after = text.partition(WHERE)
+        self.screen.write(before)
+        if question:
+            cursor = self.screen.screen.cursor
+            self.type(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")
+        self.screen.write(after)
+        if "\x1b]11;?" in text and self.background:
+            self.type(f"\x1b]11;{self.background}\x07\x1b[?62c")
 
     def leave(self) -> int:
         """The exit code, once the program has ended."""

@@ -1,4 +1,4 @@
-"""A terminal in memory: what is written to it, and the lines it then shows, those that have left it at its top first."""
+"""A terminal in memory: what is written to it, and the lines it then shows, first those that left it at its top."""
 
 import pyte
 

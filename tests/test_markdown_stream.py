@@ -50,7 +50,7 @@ def blue(sky: str) -> bool:
 | blue   | 450 nm     | 5.9      |
 
 ---
-天空是蓝色的，因为阳光中的蓝光比红光更容易被大气散射。这种现象称为瑞利散射，由英国物理学家瑞利勋爵在十九世纪发现。 🎉👩‍👩‍👧 done
+天空是蓝色的，因为阳光中的蓝光比红光更容易被大气散射。这种现象称为瑞利散射，由英国物理学家瑞利勋爵发现。 🎉👩‍👧 ok
 """
 
 
@@ -267,25 +267,28 @@ def test_wide_characters_wrap_within_the_width() -> None:
     assert not any(row[0][0].startswith("，") for row in rows)
 
 
-@pytest.mark.parametrize(("before", "after"), [(80, 40), (40, 80), (80, 79), (60, 30)])
-def test_resize_in_the_middle_loses_and_repeats_nothing(before: int, after: int) -> None:
-    text = " ".join(f"word{i}" for i in range(200))
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(("before", "after"), [(79, 39), (39, 79), (79, 78), (59, 29)])
+def test_another_width_in_the_middle_loses_and_repeats_nothing(before: int, after: int, keeps: bool) -> None:
+    text = " ".join(f"word{i}" for i in range(200)) + "\n\n```c\nint a;\nint b;\n```\n\nend"
     for end in range(0, len(text), 97):
-        screen = Screen(before, 60)
-        stream, canvas = MarkdownStream(before - 1), Canvas(lambda text: screen.write(text), THEMES["dark"], 60)  # noqa: B023
-        canvas.update(stream.feed(text[:end]), stream.open_rows())
-        fits = canvas.fits(after)
-        if not fits:
-            canvas.leave()
-        stream.resize(after - 1, keeps_open_rows=not fits)
-        words = screen.text.split()
-        if fits:
-            screen.resize(after, 60)
-            settled = []
-        else:  # a terminal that breaks its lines anew keeps all of them
-            screen = Screen(after, 60)
-            settled = words
-        canvas.update(stream.feed(text[end:]), stream.open_rows())
-        canvas.update(stream.finish(), [])
-        said = "".join(settled) + "".join(screen.text.split())
-        assert said == "".join(text.split())
+        stream = MarkdownStream(before)
+        rows = stream.feed(text[:end])
+        still_open = stream.open_rows()
+        stream.resize(after, keeps_open_rows=keeps)
+        rows += [*(still_open if keeps else []), *stream.feed(text[end:]), *stream.finish()]
+        said = "".join(part for row in rows for part, _ in row if "─" not in part)
+        assert "".join(said.split()) == "".join(text.replace("```c", "").replace("```", "").split())
+
+
+def test_the_canvas_replaces_rows_only_where_they_fit() -> None:
+    screen = Screen(80, 24)
+    canvas = Canvas(screen.write, THEMES["none"], 24)
+    canvas.update([[("settled", ())]], [[("x" * 60, ())], [("status", ())]])
+    assert canvas.fits(60)
+    assert not canvas.fits(59)
+    canvas.leave(without_last=True)
+    canvas.update([], [[("on", ())], [("status", ())]])
+    canvas.update([[("on and on", ())]], [])
+    canvas.leave()
+    assert screen.lines == ["settled", "x" * 60, "on and on"]

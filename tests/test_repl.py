@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,11 +44,11 @@ def editor(tmp_path: Path, text: str) -> str:
 
 def test_turns_the_status_line_and_leaving(chat: Start) -> None:
     person = chat()
-    assert "░░░░░░░░░░ 0 of 20,000 tokens" in person.text
+    person.wait_for("░░░░░░░░░░ 0 of 20,000 tokens")
     person.say("hello", "[None|0] hello")
     person.say("again", "[None|2] again")
-    assert "█░░░░░░░░░ 125 of 20,000 tokens · " in person.text
-    assert "tok/s" in person.text
+    person.wait_for("█░░░░░░░░░ 76 of 20,000 tokens · ")
+    person.wait_for("tok/s")
     person.type(CTRL_D)
     assert person.leave() == 0
     assert "-c goes on with it" in person.text
@@ -84,8 +83,7 @@ def test_system_set_and_show(chat: Start, tmp_path: Path) -> None:
     person.say("/set temprature 1", "did you mean temperature?")
     person.say("/set temperature hot", "error: temperature must be a number")
     person.say("/set max_tokens 3", "max_tokens is 3")
-    person.type("abcdefgh\r")
-    person.wait_for("ends here because of max_tokens")
+    person.say("abcdefgh", "ends here because of max_tokens")
     person.say("/set theme light", "theme is light")
     person.say("/show", "shift when it is full")
     person.say("/show template", "{{ a template }}")
@@ -221,13 +219,14 @@ def test_ctrl_c_at_the_prompt_starts_over(chat: Start) -> None:
     person.wait_for_prompt()
     person.type(CTRL_C)
     person.wait_for("Ctrl-D or /quit leaves")
+    person.wait_for_prompt()
     person.say("but this", "[None|0] but this")
 
 
 def test_several_lines(chat: Start) -> None:
     person = chat()
     person.type('"""one\r')
-    person.wait_for("... ")
+    person.wait_for("...")
     person.type('two"""\r')
     person.wait_for("[None|0] one\ntwo")
     person.wait_for_prompt()
@@ -259,7 +258,9 @@ def test_completion(chat: Start, tmp_path: Path) -> None:
     (tmp_path / "a-long-name.txt").write_text("text")
     person.type(f"/file {tmp_path}/a-lo{TAB}")
     person.wait_for("a-long-name.txt")
-    person.type("\x15/set temperat" + TAB)
+    person.type("\x15/set temperat")
+    person.wait_for(" temperature")
+    person.type(TAB)
     person.wait_for("/set temperature")
 
 
@@ -291,7 +292,7 @@ def test_chinese_and_emoji(chat: Start) -> None:
     said = "天空是蓝色的，因为阳光中的蓝光比红光更容易被大气散射。" * 3 + "🎉 done"
     person.type(f"say {said}\r")
     person.wait_for("done\n\n>>>")
-    answer = person.text.split(said[-10:].split("🎉")[0])[-1]
+    answer = person.text.split(said[-10:].split("🎉", maxsplit=1)[0])[-1]
     assert "🎉 done" in answer
     assert "\ufffd" not in person.text
     rows = [line for line in person.text.split("\n") if line.startswith("天空")]
@@ -336,12 +337,14 @@ def test_no_color(chat: Start) -> None:
 def test_a_dumb_terminal_gets_plain_text(chat: Start) -> None:
     person = chat(TERM="dumb")
     person.say("say **bold** `code`", "\n**bold** `code`")
-    assert "\x1b" not in person.raw.replace("\x1b[?2004l", "")
+    assert "\x1b" not in person.raw[person.raw.index("say") :]
 
 
 def test_narrow_and_low(chat: Start) -> None:
     person = chat(columns=24, rows=8)
-    person.say("say - " + "word " * 60, "word word")
+    person.type("say - " + "word " * 60 + "END\r")
+    person.wait_for("END\n\n>>>")
+    assert "• word word word word\n  word" in person.text
     assert all(len(line) <= 24 for line in person.text.split("\n"))
 
 
@@ -374,13 +377,14 @@ def test_without_a_terminal_standard_input_is_one_message(tmp_path: Path) -> Non
     assert run("three", "-c").stdout == "[None|2] three\n"
     nothing = run("\n")
     assert nothing.returncode == 2
-    assert "there is no message" in nothing.stderr
+    assert "no message on standard input" in nothing.stderr
 
 
-def test_the_prompt_is_there_soon(chat: Start) -> None:
-    started = time.monotonic()
-    chat()
-    assert time.monotonic() - started < 20  # no time is asserted; this one only says that it comes
+def test_the_theme_follows_the_background_of_the_terminal(chat: Start) -> None:
+    for background, color in (("rgb:ffff/ffff/eeee", "38;5;130"), ("rgb:0000/0000/0000", "38;5;216")):
+        person = chat(LLMRUN_THEME="", BACKGROUND=background)
+        person.say("say `code`", "\ncode\n")
+        assert color in person.raw
 
 
 def test_a_real_model(smollm2_path: Path, tmp_path: Path) -> None:
@@ -390,7 +394,8 @@ def test_a_real_model(smollm2_path: Path, tmp_path: Path) -> None:
     person = Person([*arguments, "--temp", "0", "--max-tokens", "60"], env)
     try:
         person.wait_for_prompt()
-        person.say("Name three colours as a list. Use an emoji.", "tok/s")
+        person.say("Name three colours as a list. Use an emoji.", "")
+        person.wait_for(" tok/s")
         person.say("/retry", "/retry")
         person.type("/quit\r")
         assert person.leave() == 0
