@@ -12,10 +12,12 @@ import typer
 
 from llmrun.cli.bench import bench
 from llmrun.cli.chat import chat
+from llmrun.cli.config import config
 from llmrun.cli.list import list_models
 from llmrun.cli.pull import pull
 from llmrun.cli.run import run
 from llmrun.cli.say import one_line
+from llmrun.cli.sessions import sessions
 from llmrun.cli.show import show
 from llmrun.cli.standard_output import ReaderLeft, write
 from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
@@ -34,6 +36,8 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(bench)
+app.add_typer(sessions, name="sessions")
+app.add_typer(config, name="config")
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: list[str]) -> int:
     _speak_utf8()
     try:
-        status = app(arguments or ["--help"], prog_name="llmrun", standalone_mode=False)
+        if arguments in ([], ["sessions"], ["config"]):  # a group alone asks what there is
+            arguments = [*arguments, "--help"]
+        status = app(arguments, prog_name="llmrun", standalone_mode=False)
         write("")  # a reader that left shows here, not after the last line of Python
         return status if isinstance(status, int) else 0
     except LlmrunError as error:

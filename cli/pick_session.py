@@ -1,8 +1,8 @@
 """Which stored conversation `-c` and `--session NAME` mean."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmrun.cli.options import GenerateOptions
 from llmrun.quant_formats.errors import UnknownSession, UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def check_choice(continue_last: bool, name: str | None) -> None:
         raise UsageError("--session needs a name")
 
 
-def pick_session(store: "SessionStore", model: str, options: GenerateOptions, name: str | None) -> "SessionInfo":
-    """The conversation of that name or id, begun if there is none; without a name the one that was used last.
+def pick_session(store: "SessionStore", name: str | None) -> "SessionInfo | None":
+    """The conversation of that name or id, None if it is yet to begin; without a name the one that was used last.
 
     Raises UnknownSession if none was used yet.
     """
@@ -31,8 +31,11 @@ def pick_session(store: "SessionStore", model: str, options: GenerateOptions, na
     try:
         found = store.find(name)
     except UnknownSession:
-        found = None
+        return None
     # `find` takes the beginning of an id, too; somebody who names a conversation means that one or a new one
-    if found is not None and name in (found.name, found.id):
-        return found
-    return store.create(name, model, options.system, options.session_settings())
+    return found if name in (found.name, found.id) else None
+
+
+def lasting_name(model: str) -> str:
+    """MODEL of the command line so that it means the same in another folder."""
+    return str(Path(model).resolve()) if Path(model).exists() else model

@@ -25,7 +25,7 @@ class ProgressDisplay:
         self._stage = ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._is_said = False
+        self._said: set[str] = set()  # a stage may come back, as when kernels are compiled twice
         self._lock = Lock()  # kernels are compiled by several threads
 
     def __enter__(self) -> "ProgressDisplay":
@@ -42,14 +42,14 @@ class ProgressDisplay:
 
     def _show(self, stage: str, done: float, total: float) -> None:
         if stage != self._stage:
-            self._stage, self._started, self._is_said = stage, time.monotonic(), False
+            self._stage, self._started = stage, time.monotonic()
         if self._bar is None and (time.monotonic() - self._started < SHOW_AFTER_SECONDS or done >= total > 0):
             return
         if sys.stderr.isatty():
             self._draw(stage, done, total)
-        elif not self._is_said:
+        elif stage not in self._said:
             say(stage)
-            self._is_said = True
+            self._said.add(stage)
 
     def _draw(self, stage: str, done: float, total: float) -> None:
         if self._bar is None:

@@ -6,32 +6,34 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from llmrun.cli.interrupt import Interrupt
 from llmrun.cli.options import Continue, GenerateOptions, Model, SessionName, with_generate_options
-from llmrun.cli.pick_session import check_choice, pick_session
-from llmrun.cli.say import say
-from llmrun.cli.standard_output import ReaderLeft, write
+from llmrun.cli.pick_session import check_choice, lasting_name, pick_session
+from llmrun.cli.say import one_line, say
+from llmrun.cli.standard_output import write
 from llmrun.quant_formats.errors import InputError, LlmrunError, UsageError
 
 if TYPE_CHECKING:
     from llmrun.runner.chat import Chat
+    from llmrun.runner.chat_message import Message
     from llmrun.runner.engine import Engine
     from llmrun.runner.generation import Generation
     from llmrun.runner.session_info import SessionInfo
     from llmrun.runner.session_store import SessionStore
+
+SHOWN = 60  # characters of a message
 
 Prompt = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT", help="What to answer. Text on standard input goes before it."),
 ]
 Extract = Annotated[bool, typer.Option("--extract", help="Print the last code block of the answer, nothing else.")]
-AnswerJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object: answer, finish_reason, tokens, times.")
-]
+AnswerJson = Annotated[bool, typer.Option("--json", help="Print one object: answer, finish_reason, tokens, times.")]
 
 
 @with_generate_options
@@ -55,50 +57,89 @@ def run(
     options.system_for(has_template=True)  # what makes no sense is said before the model is loaded
     options.sampling_params()
     text = join_prompt(read_stdin(), prompt)
-    store = info = None
+    recording = None
     if continue_last or session is not None:
-        from llmrun.runner.session_store import SessionStore
-
-        store = SessionStore()
-        info = pick_session(store, model, options, session)
-        options = options.for_session(info)
+        recording = Recording.of(model, session)
+        if recording.info is not None:
+            options = options.for_session(recording.info)
     started = time.perf_counter()
     from llmrun.cli.loading import load_engine
 
     with load_engine(model, options.context, options.threads, options.kv_type) as engine:
         load_seconds = time.perf_counter() - started
-        with open_chat(engine, options, store, info) as chat:
+        with open_chat(engine, options, recording) as (chat, stored_as):
             generation = chat.send(text)
             read(generation, streams=not extract and not as_json)
             if as_json:
                 from llmrun.cli.answer_json import answer_json
 
-                answer = answer_json(generation, model, load_seconds, info.id if info else None)
+                answer = answer_json(generation, model, load_seconds, stored_as)
                 write(json.dumps(answer, ensure_ascii=False) + "\n")
             elif extract:
                 write(code_of(generation))
         finish(generation, engine, options.stats)
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Where a conversation is stored, or is going to be."""
+
+    store: "SessionStore"
+    info: "SessionInfo | None"  # None if it is yet to begin
+    name: str | None
+    model: str
+
+    @classmethod
+    def of(cls, model: str, name: str | None) -> Self:
+        """What -c (without a name) or --session NAME means."""
+        from llmrun.runner.session_store import SessionStore
+
+        store = SessionStore()
+        return cls(store, pick_session(store, name), name, lasting_name(model))
+
+
 @contextlib.contextmanager
 def open_chat(
-    engine: "Engine", options: GenerateOptions, store: "SessionStore | None", info: "SessionInfo | None"
-) -> "Iterator[Chat]":
-    """The conversation to say something in: a new one, which nobody keeps, or a stored one."""
-    params, overflow = options.sampling_params(), options.overflow or "error"
+    engine: "Engine", options: GenerateOptions, recording: Recording | None
+) -> "Iterator[tuple[Chat, str | None]]":
+    """The conversation to say something in, and its id: a new one, which nobody keeps and has none, or a stored one."""
+    params = options.sampling_params()
     system = options.system_for(engine.chat_template is not None)
-    if store is None or info is None:
+    if recording is None:
         chat = engine.chat(system=system, params=params, raw=options.raw)
-        chat.overflow = overflow
-        yield chat
+        prepare(chat, options)
+        yield chat, None
         return
     from llmrun.runner.session import Session
 
-    with Session.open(engine, store, info, params, raw=options.raw, notify=say) as session:
-        session.chat.overflow = overflow
-        if system != session.chat.system:
+    store = recording.store
+    info = recording.info or store.create(recording.name, recording.model, system, options.session_settings())
+    with (
+        contextlib.closing(store),
+        Session.open(engine, store, info, params, raw=options.raw, notify=say) as session,
+    ):
+        if info.model != recording.model:
+            store.set_model(info.id, recording.model)
+        if "system" in options.given and system != session.chat.system:
             session.chat.set_system(system)
-        yield session.chat
+        prepare(session.chat, options)
+        yield session.chat, info.id
+
+
+def prepare(chat: "Chat", options: GenerateOptions) -> None:
+    """What is to happen when the context is full, and that it is said."""
+    from llmrun.runner.overflow import overflow_named
+
+    chat.overflow = overflow_named(options.overflow or "error")
+    chat.on_drop = say_dropped
+
+
+def say_dropped(messages: "list[Message]") -> None:
+    """Name what leaves the context."""
+    first = one_line(messages[0]["content"])
+    shown = first if len(first) <= SHOWN else first[: SHOWN - 3] + "..."
+    many = f"the {len(messages)} oldest messages leave" if len(messages) > 1 else "the oldest message leaves"
+    say(f"the context is full: {many} it, from {shown!r} on")
 
 
 def read(generation: "Generation", streams: bool) -> None:
@@ -110,16 +151,12 @@ def read(generation: "Generation", streams: bool) -> None:
     is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ends_line = True
     with contextlib.nullcontext() if is_ignored else Interrupt(generation.cancel):
-        try:
-            for piece in generation:
-                if piece.text and streams:
-                    write(piece.text)
-                    ends_line = piece.text.endswith("\n")
-            if not ends_line:
-                write("\n")
-        except ReaderLeft:
-            generation.cancel()  # so that a session keeps what there is
-            raise
+        for piece in generation:
+            if piece.text and streams:
+                write(piece.text)
+                ends_line = piece.text.endswith("\n")
+        if not ends_line:
+            write("\n")
 
 
 def code_of(generation: "Generation") -> str:

@@ -12,13 +12,18 @@ Kind = Literal["number", "whole number", "text", "list of texts", "switch"]
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 THEMES = ("dark", "light", "none")
-OVERFLOWS = ("error", "shift", "window")
 
 
 def _kv_types() -> Sequence[str]:
     from llmrun.cpu_kernels.kv_types import KV_TYPES
 
     return tuple(KV_TYPES)
+
+
+def _overflows() -> Sequence[str]:
+    from llmrun.runner.overflow import OVERFLOWS
+
+    return OVERFLOWS
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ SETTINGS = {
         Setting("kv_type", "text", "how keys and values are stored", "f16", choices=_kv_types),
         Setting(
             "overflow", "text", "what to do when the context is full", "error for run, shift for chat",
-            choices=lambda: OVERFLOWS,
+            choices=_overflows,
         ),
         Setting(
             "theme", "text", "colours of a chat: dark, light or none", "what suits the terminal", per_model=False,

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def print_ending(generation: "Generation", engine: "Engine", with_stats: bool) -> None:
     """Say on standard error if the context is full, and the statistics if they are wanted."""
     if generation.finish_reason == "context":
-        say(f"the answer ends here because the context of {engine.n_ctx} tokens is full; --ctx gives more")
+        more = "--ctx gives more, --overflow shift goes on"
+        say(f"the answer ends here because the context of {engine.n_ctx} tokens is full; {more}")
     if with_stats:
         say(stats_line(generation))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.kernel_file import read_kernel
+from llmrun.cpu_kernels.unused_caches import mark_used, remove_unused
 from llmrun.quant_formats.errors import KernelError
 
 Progress = Callable[[str, float, float], None]
@@ -36,11 +37,13 @@ class KernelLibrary:
     def load(self, names: Iterable[str], progress: Progress | None = None) -> None:
         """Make kernels ready, compiling those that the cache does not hold."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._addresses]
+        mark_used(self.folder)
         code = self._read(wanted)
         missing = [name for name in wanted if name not in code]
         if missing:
             self._compile(missing, progress)
             code |= self._read(missing)
+            remove_unused(self.folder.parent)  # now, because a new version begins by compiling
         if wanted:
             self._link({name: code[name] for name in wanted})
 
@@ -87,7 +90,10 @@ class KernelLibrary:
         for text, code in errors:
             if code:
                 reason = text.strip().splitlines()[-1] if text.strip() else f"the compiler ended with status {code}"
-                raise KernelError(f"cannot compile kernels for {self.isa.name}: {reason}; try --isa portable")
+                raise KernelError(
+                    f"cannot compile kernels for {self.isa.name}: {reason}; "
+                    "`llmrun bench MODEL --isa portable` tells whether those for any processor compile here"
+                )
 
     def _link(self, code: dict[str, bytes]) -> None:
         import llvmlite.binding as llvm

@@ -44,7 +44,7 @@ class Session:
         self._notify = notify
         self._saved: list[tuple[int, ChatMessage, Place]] = []  # the messages in use that are on the disk
         self._saved_system = info.system
-        self._kv = SessionKV(engine, store.folder, info.id, notify)
+        self._kv = SessionKV(engine, store.folder, info.id, store.max_kv_bytes, notify)
 
     @classmethod
     def open(

@@ -122,6 +122,11 @@ class SessionDB:
             raise
         except sqlite3.Error as error:
             raise _session_error(error, self.path) from error
+        except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what it could not read
+            raise SessionError(_DAMAGED.format(path=self.path, error="not text")) from error
+
+
+_DAMAGED = "{path} is damaged ({error}); move it away to begin anew, or put a copy in its place"
 
 
 def _session_error(error: sqlite3.Error, path: Path) -> SessionError:
@@ -130,7 +135,7 @@ def _session_error(error: sqlite3.Error, path: Path) -> SessionError:
         case sqlite3.SQLITE_FULL:
             return DiskFull(f"the disk is full, so nothing could be saved in {path}; make room and try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return SessionError(f"{path} is damaged ({error}); move it away to begin anew, or put a copy in its place")
+            return SessionError(_DAMAGED.format(path=path, error=error))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return SessionError(f"{path} is in use by another program that does not let go; end that and try again")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:

@@ -27,8 +27,8 @@ class SessionKV:
     methods belong to the thread of the engine.
     """
 
-    def __init__(self, engine: "Engine", folder: Path, session: str, notify: Notify) -> None:
-        """`folder` is that of all sessions."""
+    def __init__(self, engine: "Engine", folder: Path, session: str, max_bytes: int, notify: Notify) -> None:
+        """`folder` is that of all sessions, and `max_bytes` what their keys and values may take together."""
         self._engine = engine
         self._notify = notify
         self._store = KVStore(folder / "kv", engine.fingerprint, engine.model.kv_block_bytes)
@@ -37,7 +37,7 @@ class SessionKV:
         self._n_seen: int | None = None  # full blocks of the table that are named and on their way
         self._is_problem_told = False
         self._store.remove_parts(session)
-        self._writer = SessionWriter(folder, session, self._store, engine.model.read_kv)
+        self._writer = SessionWriter(folder, session, self._store, engine.model.read_kv, max_bytes)
         engine.kv_cache.on_shortage.append(self.flush)
 
     def restore(self, table: BlockTable, ids: Sequence[int], index: KVIndex) -> None:

@@ -25,6 +25,7 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o
 ID_LENGTH = 8
 TITLE_LENGTH = 60
 NAME_LENGTH = 100
+MAX_KV_BYTES = 20 << 30
 
 Place = Literal["context", "dropped", "cleared"]
 PLACES = get_args(Place)
@@ -62,7 +63,9 @@ class SessionStore:
     where there is no room.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, max_kv_bytes: int = MAX_KV_BYTES) -> None:
+        """`max_kv_bytes`: what the keys and values of all sessions may take; the least recently used ones go first."""
+        self.max_kv_bytes = max_kv_bytes
         self.folder = folder or sessions_folder()
         self._locks = self.folder / "locks"
         try:
@@ -309,24 +312,21 @@ def _info(row: tuple) -> SessionInfo:
 
     session, name, model, system, settings, created, updated, n_tokens, fingerprint, n_messages, first = row
     try:
-        settings = json.loads(settings)
-    except ValueError as error:
-        raise SessionError(
-            f"the settings of the session {session} are damaged; remove it, or put a copy back"
-        ) from error
-    return SessionInfo(
-        id=session,
-        name=name,
-        title=_title(first or ""),
-        model=model,
-        system=system,
-        settings=settings,
-        created=datetime.fromtimestamp(created, UTC).astimezone(),
-        updated=datetime.fromtimestamp(updated, UTC).astimezone(),
-        n_messages=n_messages,
-        n_tokens=n_tokens,
-        fingerprint=fingerprint,
-    )
+        return SessionInfo(
+            id=session,
+            name=name,
+            title=_title(first or ""),
+            model=model,
+            system=system,
+            settings=json.loads(settings),
+            created=datetime.fromtimestamp(created, UTC).astimezone(),
+            updated=datetime.fromtimestamp(updated, UTC).astimezone(),
+            n_messages=n_messages,
+            n_tokens=n_tokens,
+            fingerprint=fingerprint,
+        )
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError) as error:  # not of the type that was written
+        raise SessionError(f"what is known of the session {session} is damaged; put a copy of its file back") from error
 
 
 def _to_json(settings: Mapping[str, Any]) -> str:
@@ -353,8 +353,7 @@ def _checksum(*fields: object) -> int:
 
 def _stored(number: int, place: Place, checksum: int, *fields: Any) -> StoredMessage:
     role, content, created, ids, n_kept, prompt_key = fields
-    message = ChatMessage(role, content, None, n_kept, prompt_key, created)
-    is_sound = _checksum(*fields) == checksum and place in PLACES
-    if ids is not None and is_sound:
-        message.ids = array("i", ids)
-    return StoredMessage(number, place, message, is_sound)
+    if _checksum(*fields) != checksum or place not in PLACES:
+        return StoredMessage(number, "context", ChatMessage(str(role), str(content)), False)
+    known = None if ids is None else array("i", ids)
+    return StoredMessage(number, place, ChatMessage(role, content, known, n_kept, prompt_key, created), True)

@@ -17,7 +17,6 @@ from llmrun.runner.kv_index import KVIndex
 from llmrun.runner.kv_store import HEADER_BYTES, KVStore
 from llmrun.runner.session_db import SessionDB
 
-MAX_BYTES = 20 << 30  # of all sessions' keys and values
 BATCH = 32  # jobs; their blocks are noted in one transaction
 POLL_SECONDS = 0.2
 LOWEST_PRIORITY = 19
@@ -54,9 +53,9 @@ class SessionWriter:
         session: str,
         store: KVStore,
         read_block: Callable[[int, np.ndarray], None],
-        max_bytes: int = MAX_BYTES,
+        max_bytes: int,
     ) -> None:
-        """`folder` is that of all sessions; `read_block` is `Model.read_kv`."""
+        """`folder` is that of all sessions, `max_bytes` the limit for their files; `read_block` is `Model.read_kv`."""
         self.problem: str | None = None
         self.written: deque[int] = deque()  # retained blocks that are not needed any more
         self._folder = folder

@@ -49,13 +49,15 @@ class Generation:
 
 
 class Chat:
-    def __init__(self, system: str | None, params: SamplingParams) -> None:
-        self.system, self.params = system, params
+    def __init__(self, system: str | None, params: SamplingParams, raw: bool) -> None:
+        self.system, self.params, self.raw = system, params, raw
         self.answers: list[str] = []
 
     def send(self, text: str) -> Generation:
         if text == "TOO LONG":
             raise errors.PromptTooLong("the prompt is too long")
+        if self.raw:
+            return Generation(f"raw {text}".split(" "), self.params, self.answers.append)
         words = f"[{self.system}|{len(self.answers)}] {text}".split(" ")
         return Generation(words, self.params, self.answers.append)
 
@@ -84,11 +86,8 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def generate(self, text: str, params: SamplingParams) -> Generation:
-        return Generation(f"raw {text}".split(" "), params, lambda _text: None)
-
     def chat(self, system: str | None, params: SamplingParams, raw: bool = False) -> Chat:
-        return Chat(system, params)
+        return Chat(system, params, raw or self.chat_template is None)
 
 
 if __name__ == "__main__":

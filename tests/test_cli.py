@@ -2,6 +2,9 @@
 
 import json
 import os
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +46,11 @@ def assert_one_line_error(done: subprocess.CompletedProcess[bytes], code: int, *
         assert word in message
 
 
+def ended_by(name: str, exit_code: int) -> int:
+    """Status of a process that a signal ended; Windows has its exit code instead."""
+    return exit_code if sys.platform == "win32" else -getattr(signal, name)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A file to name; the fake engine does not look inside."""
@@ -51,9 +59,9 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder."""
+    """An empty folder for models, conversations and config.toml, whatever the user of this machine has."""
     monkeypatch.setenv("LLMRUN_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -111,7 +119,15 @@ def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 0
+    assert process.returncode == ended_by("SIGPIPE", 0)
+
+
+def test_the_shell_sees_the_usual_status_of_a_pipe(model: Path) -> None:
+    bash = shutil.which("bash")
+    if sys.platform == "win32" or bash is None:
+        pytest.skip("needs bash")
+    script = f"{shlex.join([*FAKE, 'run', str(model), 'one two'])} | true; echo ${{PIPESTATUS[0]}}"
+    assert call([bash, "-c", script], FAKE_SLOW="0.3").stdout == b"141\n"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +143,8 @@ def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
         ("OutOfMemory", 9),
         ("MemoryError", 9),
         ("KernelError", 10),
+        ("SessionBusy", 11),
+        ("DiskFull", 12),
     ],
 )
 def test_every_error_is_one_line_and_a_code(model: Path, name: str, code: int) -> None:
@@ -135,8 +153,8 @@ def test_every_error_is_one_line_and_a_code(model: Path, name: str, code: int) -
 
 def test_ctrl_c_ends_a_run(model: Path) -> None:
     done = call(FAKE, "run", model, "hello", FAKE_RAISE="KeyboardInterrupt")
-    assert done.returncode == 130
-    assert b"Traceback" not in done.stderr
+    assert done.returncode == ended_by("SIGINT", 130)
+    assert done.stderr == b""
 
 
 def test_stdin_that_is_not_utf8(model: Path) -> None:
@@ -157,7 +175,18 @@ def test_stdin_that_is_not_utf8(model: Path) -> None:
         (["run", "MODEL", "hi", "--threads", "0"], "--threads"),
         (["run", "MODEL", "hi", "--colour"], "--colour"),
         (["walk"], "walk"),
-        (["chat", "MODEL"], "llmrun run"),
+        (["run", "MODEL", "hi", "--overflow", "spill"], "overflow"),
+        (["run", "MODEL", "hi", "-o", "temperature"], "-o temperature=VALUE"),
+        (["run", "MODEL", "hi", "-o", "temp=1"], "did you mean temperature"),
+        (["run", "MODEL", "hi", "-o", "top_k=many"], "whole number"),
+        (["run", "MODEL", "hi", "-o", "top_p=7"], "top_p"),
+        (["run", "MODEL", "hi", "-o", "top_k=3", "--top-k", "3"], "twice"),
+        (["run", "MODEL", "hi", "-c", "--session", "x"], "--session"),
+        (["run", "MODEL", "hi", "--session", ""], "--session"),
+        (["run", "MODEL", "hi", "--json", "--extract"], "--extract"),
+        (["config", "get", "temprature"], "did you mean temperature"),
+        (["config", "set", "threads", "0"], "threads"),
+        (["sessions", "walk"], "walk"),
     ],
 )
 def test_bad_usage(model: Path, arguments: list[str], word: str) -> None:
@@ -255,6 +284,7 @@ def test_version_and_help() -> None:
     assert text_of(call(REAL, "--version").stdout).startswith("llmrun 0.")
     assert call(REAL).stdout == call(REAL, "--help").stdout
     assert b"--min-p" in call(REAL, "run", "--help").stdout
+    assert b"export" in call(REAL, "sessions").stdout
 
 
 def test_completion_offers_the_names() -> None:

@@ -1,6 +1,8 @@
 """The cache of compiled kernels: filled once, keyed, repaired when damaged, and clear about what it cannot do."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from kernel_runner import count
 
 from llmrun.cpu_kernels import isa as isa_module
 from llmrun.cpu_kernels import library as library_module
-from llmrun.cpu_kernels import op
+from llmrun.cpu_kernels import op, unused_caches
 from llmrun.cpu_kernels.fields import NORM
 from llmrun.cpu_kernels.isa import ISAS, choose, supported
 from llmrun.cpu_kernels.library import KernelLibrary, cache_folder, cache_key
@@ -145,3 +147,45 @@ def test_instruction_sets_that_are_not_there(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(KernelError, match="this processor has no avx2; it can run portable"):
         choose("avx2")
     assert choose().name == "portable"
+
+
+def aged(folder: Path, days: float) -> Path:
+    """A cache folder that was used last so long ago."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "norm.kernel").write_bytes(b"old")
+    then = time.time() - days * 86400
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_what_nobody_used_for_a_month_goes_when_something_is_compiled(cache: Path) -> None:
+    own = cache / cache_key(choose())
+    (own / "norm.kernel").unlink()
+    os.utime(own, (0, 0))
+    old, recent = aged(cache / f"avx2-{'a' * 16}", 31), aged(cache / f"portable-{'b' * 16}", 29)
+    half_deleted, foreign = aged(cache / f"avx2-{'c' * 16}.123.unused", 31), aged(cache / "pictures", 400)
+    KernelLibrary(choose(), cache).load(NAMES)
+    assert [path.exists() for path in (own, old, recent, half_deleted, foreign)] == [True, False, True, False, True]
+    assert (own / "send.kernel").exists()
+
+
+def test_loading_marks_a_folder_as_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_compiler(monkeypatch)
+    own = cache / cache_key(choose())
+    os.utime(own, (0, 0))
+    KernelLibrary(choose(), cache).load(["send"])
+    assert time.time() - own.stat().st_mtime < 3600
+
+
+def test_a_folder_that_is_used_while_it_is_being_deleted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = aged(tmp_path / f"avx2-{'a' * 16}", 31)
+    rename = Path.rename
+
+    def used_before(path: Path, target: Path) -> Path:
+        os.utime(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", used_before)
+    unused_caches.remove_unused(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "norm.kernel").read_bytes() == b"old"

@@ -24,4 +24,5 @@ def test_one_line_for_a_stage(capsys: pytest.CaptureFixture[str], monkeypatch: p
         for thread in threads:
             thread.join()
         progress("loading", 0, 0)
+        progress("compiling", 0, 4)
     assert capsys.readouterr().err == "llmrun: compiling\nllmrun: loading\n"
