@@ -24,7 +24,7 @@ class KVIndex:
     def lengths(self, store: str) -> dict[str, int]:
         """The files of the session in a folder: the name of each, and how many ids lead to its end."""
         rows = self._db.rows("SELECT name, n_ids FROM kv_files WHERE session = ? AND folder = ?", self._session, store)
-        return dict(rows)
+        return {name: n_ids for name, n_ids in rows if isinstance(n_ids, int)}  # unless the row is damaged
 
     def add(self, store: str, files: Iterable[tuple[str, int, int]]) -> None:
         """Note that the session needs these: name, ids that lead to its end, bytes."""

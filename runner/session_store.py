@@ -322,7 +322,7 @@ def _info(row: tuple) -> SessionInfo:
             created=datetime.fromtimestamp(created, UTC).astimezone(),
             updated=datetime.fromtimestamp(updated, UTC).astimezone(),
             n_messages=n_messages,
-            n_tokens=n_tokens,
+            n_tokens=int(n_tokens),
             fingerprint=fingerprint,
         )
     except (ValueError, TypeError, AttributeError, OverflowError, OSError) as error:  # not of the type that was written
