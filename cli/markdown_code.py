@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
 TAB = "    "
-KEPT_LINES = 60  # lexed again for every new line, unless the code offers a nearer place to begin
+KEPT_LINES = 25  # lexed again for every new line, unless the code offers a nearer place to begin
 
 
 class CodeLines:
@@ -40,7 +40,7 @@ class CodeLines:
         """Rows from the place to begin on; moves that place."""
         if self._lexer is None:
             return [[(line, ("text",))] if line else [] for line in lines[-1:]]
-        start = self._restart if len(lines) - self._restart <= 4 * KEPT_LINES else len(lines) - KEPT_LINES
+        start = self._restart if len(lines) - self._restart <= 2 * KEPT_LINES else len(lines) - KEPT_LINES
         rows: list[Row] = [[]]
         kinds: list[str] = []  # of the end of each line
         for token, text in self._lexer.get_tokens("\n".join(lines[start:])):

@@ -30,45 +30,38 @@ class Leaf:
     content: str = ""  # of text and code
     style: Style = PLAIN
     cuts: Sequence[int] = ()  # places in a text from which on it is parsed anew
-    skip: int = 0  # characters of a text that are on the screen already
+    is_continued: bool = False  # whether its beginning is on the screen for good: the next two say how much
+    base: int = 0  # characters of a text up to one of its cuts; lines of code
+    skip: int = 0  # characters of a text after that, white space not counted
     code: CodeLines | None = None
     table: Table | None = None
     is_open: bool = False  # whether a block of code may get more lines
     is_growing: bool = False  # whether a text ends where the answer stands, perhaps within a span
 
-    def rows(self, width: int, n_cuts: int | None = None) -> list[Row]:
-        """All rows; of a text with `n_cuts` only its parts up to that cut."""
+    def rows(self, width: int, until: int | None = None) -> list[Row]:
+        """All rows that are not on the screen for good; of a text those up to the cut `until`."""
         first, rest, room = self._margins(width)
         if self.kind == "text":
-            rows = wrap(drop_characters(self.spans(n_cuts), self.skip), room)
+            rows = self._text_rows(room, until)
         elif self.kind == "code":
             rows = self._code_rows(room)
         elif self.table is not None:
             rows = [row for part in self.table.rows(room) for row in part]
         else:
             rows = [[("─" * min(RULE, room), ("border",))]]
-        rows = [[*(rest if i or self.skip else first), *row] for i, row in enumerate(rows)]
-        return rows if self.gap is None or self.skip else [self.gap, *rows]
+        rows = [[*(rest if i or self.is_continued else first), *row] for i, row in enumerate(rows)]
+        return rows if self.gap is None or self.is_continued else [self.gap, *rows]
 
     def n_characters(self, n_rows: int, width: int) -> int:
         """Characters of a text, but no white space, in the first `n_rows` of its rows."""
-        gap = 0 if self.gap is None or self.skip else 1
-        rows = wrap(drop_characters(self.spans(), self.skip), self._margins(width)[2])
-        return count_characters(rows[: max(0, n_rows - gap)])
+        return count_characters(self._text_rows(self._margins(width)[2])[: max(0, n_rows - self._n_gap)])
 
-    def _margins(self, width: int) -> tuple[Row, Row, int]:
-        """What stands to the left of the first row and of the others, and the columns that are left."""
-        first, rest = self.first, self.rest
-        if width - row_width(first) < NARROWEST:  # only the innermost
-            first, rest = first[-1:], rest[-1:]
-        return first, rest, max(1, width - row_width(first))
-
-    def spans(self, n_cuts: int | None = None) -> list[Span]:
-        """The styled text, each part between cuts parsed by itself."""
-        ends = [*self.cuts, len(self.content)] if n_cuts is None else self.cuts[:n_cuts]
+    def spans(self, until: int | None = None) -> list[Span]:
+        """The styled text from its base on, each part between cuts parsed by itself."""
+        end_of_all = len(self.content) if until is None else until
         spans: list[Span] = []
-        start = 0
-        for end in ends:
+        start = self.base
+        for end in [*(cut for cut in self.cuts if start < cut < end_of_all), end_of_all]:
             part = self.content[start:end]
             text = part.rstrip(" \n")  # which a parser would drop
             is_last = end == len(self.content)
@@ -80,31 +73,46 @@ class Leaf:
 
     def n_settled(self, width: int, has_partial_line: bool) -> int:
         """How many of the first rows no further text can change, if this is the last leaf."""
-        gap = 0 if self.gap is None or self.skip else 1
         if self.kind == "text":
-            return len(self.rows(width, len(self.cuts))) - 1 if self.cuts else 0
+            if not self.cuts or self.cuts[-1] <= self.base:
+                return 0
+            n_rows = len(self.rows(width, self.cuts[-1])) - 1
+            return n_rows if n_rows > self._n_gap else 0
+        room = self._margins(width)[2]
         if self.kind == "code":
-            if not self.is_open:
-                return len(self.rows(width))
-            complete = self.content[
-                : self.content.rfind("\n") + 1
-            ].rstrip()  # empty lines at the end may turn out to be none of it
-            return gap + len(self._code_rows(self._margins(width)[2], complete + "\n"))
+            return self._n_gap + len(self._code_rows(room, self.n_lines)) if self.is_open else len(self.rows(width))
         if self.table is not None and self.table.is_fixed:
-            parts = self.table.rows(self._margins(width)[2])
-            return gap + sum(map(len, parts[:-1] if has_partial_line else parts))
+            parts = self.table.rows(room)
+            return self._n_gap + sum(map(len, parts[:-1] if has_partial_line else parts))
         return 0
 
-    def _code_rows(self, room: int, content: str | None = None) -> list[Row]:
+    @property
+    def n_lines(self) -> int:
+        """Complete lines of code, without empty ones at the end, which may turn out to be no part of it."""
+        complete = self.content[: self.content.rfind("\n") + 1].rstrip()
+        return complete.count("\n") + 1 if complete else 0
+
+    @property
+    def _n_gap(self) -> int:
+        return 0 if self.gap is None or self.is_continued else 1
+
+    def _margins(self, width: int) -> tuple[Row, Row, int]:
+        """What stands to the left of the first row and of the others, and the columns that are left."""
+        first, rest = self.first, self.rest
+        if width - row_width(first) < NARROWEST:  # only the innermost
+            first, rest = first[-1:], rest[-1:]
+        return first, rest, max(1, width - row_width(first))
+
+    def _text_rows(self, room: int, until: int | None = None) -> list[Row]:
+        return wrap(drop_characters(self.spans(until), self.skip), room)
+
+    def _code_rows(self, room: int, n_lines: int | None = None) -> list[Row]:
         assert self.code is not None
         label = f"─── {self.style[0]} " if self.style else ""
         rule: Row = [(label.ljust(min(RULE, room), "─")[:room], ("border",))]
-        rows = [part for row in self.code.rows(self.content)[: self._n_lines(content)] for part in _cut(row, room)]
+        rows = [part for row in self.code.rows(self.content)[self.base : n_lines] for part in _cut(row, room)]
         end: list[Row] = [] if self.is_open else [[("─" * min(RULE, room), ("border",))]]
-        return [rule, *rows, *end]
-
-    def _n_lines(self, content: str | None) -> int | None:
-        return None if content is None else content.count("\n") if content.strip() else 0
+        return [*([] if self.is_continued else [rule]), *rows, *end]
 
 
 class Layout:

@@ -30,8 +30,10 @@ class MarkdownStream:
         self._n_decided = 0  # characters of the source when it was last decided
         self._n_settled = 0  # rows of the source that are settled
         self._line_length = 0
-        self._leaf = -1  # line at which the leaf begins that has the cuts and the skipped characters
+        self._leaf = -1  # line at which the last leaf begins, to which the next four belong; see Leaf
         self._cuts: list[int] = []
+        self._is_continued = False
+        self._base = 0
         self._skip = 0
         self._shown: Leaf | None = None  # the last one that open_rows() gave
 
@@ -66,24 +68,21 @@ class MarkdownStream:
 
         keeps_open_rows: the rows that `open_rows` gave last stay where they are, so their text is not given again.
         """
-        old, self.width = self.width, width
+        self.width = width
         shown = self._shown
-        if not keeps_open_rows or shown is None:
-            leaves, _ = self._leaves(self._source[: self._n_decided])
-            shown = leaves[-1] if leaves else None
-            if shown is not None and shown.kind == "text":
-                before = sum(len(leaf.rows(old)) for leaf in leaves[:-1])
-                self._skip += shown.n_characters(self._n_settled - before, old)
-        elif shown.kind == "text":
+        if keeps_open_rows and shown is not None and shown.kind == "text":
             if shown.line != self._leaf:
-                self._leaf, self._cuts = shown.line, []
-            self._skip = count_characters([shown.spans()])
-        leaves, _ = self._leaves(self._source)
-        if shown is None or shown.kind == "text":
-            self._n_settled = sum(len(leaf.rows(width)) for leaf in leaves if shown and leaf.line < shown.line)
+                self._begin_leaf(shown.line)
+            self._is_continued, self._skip = True, count_characters([shown.spans()])
+            line = shown.line
         else:
-            leaves, _ = self._leaves(self._source[: self._n_decided])
-            self._n_settled = self._count_settled(leaves)
+            decided, _ = self._leaves(self._source[: self._n_decided])
+            if decided and decided[-1].kind != "text":
+                self._n_settled = self._count_settled(decided)
+                return
+            line = decided[-1].line if decided else 0
+        leaves, _ = self._leaves(self._source)
+        self._n_settled = sum(len(leaf.rows(width)) for leaf in leaves if leaf.line < line)
 
     def _settle(self) -> list[Row]:
         """Decide what is settled now; returns the rows that were not before."""
@@ -92,15 +91,36 @@ class MarkdownStream:
             return []
         last = leaves[-1]
         if last.line != self._leaf:
-            self._leaf, self._cuts, self._skip = last.line, [], 0
+            self._begin_leaf(last.line)
         if last.kind == "text" and not _may_be_table(last):
             self._cut(last)
         n_settled = self._count_settled(leaves)
         rows = [row for leaf in leaves for row in leaf.rows(self.width)][self._n_settled : n_settled]
+        n_before = sum(len(leaf.rows(self.width)) for leaf in leaves[:-1])
         self._n_settled = max(self._n_settled, n_settled)
+        if n_settled > n_before and (last.kind == "text" or last.is_open):
+            self._continue(last, n_settled - n_before)
+            self._n_settled = n_before
         self._drop(leaves, last_start)
         self._n_decided = len(self._source)
         return rows
+
+    def _begin_leaf(self, line: int) -> None:
+        self._leaf, self._cuts, self._is_continued, self._base, self._skip = line, [], False, 0, 0
+
+    def _continue(self, leaf: Leaf, n_rows: int) -> None:
+        """Leave the first rows of a leaf alone from now on."""
+        self._is_continued = True
+        if leaf.kind == "code":
+            self._base = leaf.n_lines
+            return
+        self._skip += leaf.n_characters(n_rows, self.width)
+        for cut in [cut for cut in self._cuts if cut > self._base]:
+            n = count_characters([leaf.spans(cut)])
+            if n > self._skip:
+                break
+            self._base, self._skip = cut, self._skip - n
+            leaf.base = cut
 
     def _cut(self, leaf: Leaf) -> None:
         """Cut a long paragraph where nothing after it can change it any more."""
@@ -127,8 +147,9 @@ class MarkdownStream:
     def _leaves(self, source: str, is_complete: bool = False) -> tuple[list[Leaf], int]:
         leaves, last_start = self._layout.leaves(source, self._line, self._has_gap, is_complete)
         for leaf in leaves:
-            if leaf.line == self._leaf and leaf.kind == "text":
-                leaf.cuts, leaf.skip = self._cuts, self._skip
+            if leaf.line == self._leaf and leaf.kind in ("text", "code"):
+                leaf.cuts, leaf.is_continued = self._cuts, self._is_continued
+                leaf.base, leaf.skip = self._base, self._skip
         return leaves, last_start
 
     def _preview(self) -> list[Leaf]:

@@ -73,11 +73,13 @@ def wrap(spans: Iterable[Span], width: int) -> list[Row]:
 
 
 def drop_characters(spans: Iterable[Span], count: int) -> list[Span]:
-    """The spans without their first `count` characters that are not white space."""
+    """The spans without their first `count` characters that are not white space, and without what separates them."""
+    if not count:
+        return list(spans)
     kept: list[Span] = []
     for text, style in spans:
         start = 0
-        while start < len(text) and count:
+        while start < len(text) and (count or (not kept and text[start].isspace())):
             count -= not text[start].isspace()
             start += 1
         if text[start:]:
