@@ -38,6 +38,15 @@ class Peer:
         """Seconds to run the same tokens one at a time in each of many sequences, which begin empty."""
         return float(self._ask("decode_together", n_sequences=n_sequences, tokens=list(tokens))["seconds"])
 
+    def save_state(self, tokens: Sequence[int], file: Path) -> float:
+        """Seconds to write what is in the context, that of these tokens, to a file."""
+        return float(self._ask("save_state", tokens=list(tokens), file=str(file))["seconds"])
+
+    def load_state(self, n_tokens: int, file: Path) -> tuple[float, float]:
+        """Seconds to make a context and read a file of so many tokens into it, and to read it again."""
+        new, again = self._ask("load_state", n_tokens=n_tokens, file=str(file))["seconds"]
+        return new, again
+
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
         """The ids that follow when the likeliest is always taken, the one that ends the text included."""
         return list(self._ask("greedy", tokens=list(tokens), n=n)["ids"])

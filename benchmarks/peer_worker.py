@@ -32,6 +32,7 @@ class LlamaCpp:
         if not self.model:
             raise RuntimeError("llama.cpp cannot load the model")
         self.n_threads = n_threads
+        self.n_ctx = n_ctx
         self.context = self._new_context(n_ctx, 1)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         self.n_vocab = lib.llama_vocab_n_tokens(self.vocabulary)
@@ -93,6 +94,31 @@ class LlamaCpp:
         rows = [self._forward([token], all_logits=True).copy() for token in tokens] if single else []
         np.save(file, np.concatenate(rows) if single else self._forward(tokens, all_logits=True))
         return {}
+
+    def save_state(self, tokens: list[int], file: str) -> dict[str, Any]:
+        """Write what is in the context, that of these tokens, to a file."""
+        start = time.perf_counter()
+        ids = (ctypes.c_int * len(tokens))(*tokens)
+        if not lib.llama_state_seq_save_file(self.context, file.encode(), 0, ids, len(tokens)):
+            raise RuntimeError("llama.cpp cannot save its state")
+        return {"seconds": time.perf_counter() - start}
+
+    def load_state(self, n_tokens: int, file: str) -> dict[str, Any]:
+        """Read a file into a new context, and into one that was in use: seconds with and without making it."""
+        ids, n_read = (ctypes.c_int * n_tokens)(), ctypes.c_size_t()
+        seconds = []
+        start = time.perf_counter()
+        context = self._new_context(self.n_ctx, 1)
+        for _ in range(2):
+            lib.llama_memory_clear(lib.llama_get_memory(context), False)
+            if not lib.llama_state_seq_load_file(context, file.encode(), 0, ids, n_tokens, ctypes.byref(n_read)):
+                raise RuntimeError("llama.cpp cannot load its state")
+            seconds.append(time.perf_counter() - start)
+            start = time.perf_counter()
+        lib.llama_free(context)
+        if n_read.value != n_tokens:
+            raise RuntimeError(f"llama.cpp read {n_read.value} of {n_tokens} tokens")
+        return {"seconds": seconds}
 
     def greedy(self, tokens: list[int], n: int) -> dict[str, Any]:
         """The ids that follow when the likeliest is always taken, up to the end of the text."""

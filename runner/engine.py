@@ -2,8 +2,9 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llmrun.runner.chat import Chat
 
 DEFAULT_CONTEXT = 4096  # tokens; a model that knows more gets more on request, because the memory is reserved at once
+RESTORING_THREADS = 3  # one waits for the disk or the system while the others copy
 
 
 class Engine:
@@ -158,27 +160,45 @@ class Engine:
         """Make a block table that holds nothing yet, for `submit`."""
         return BlockTable(self.kv_cache)
 
-    def restore(self, table: BlockTable, tokens: SequenceOf[int], blocks: Iterable[BlockContents]) -> int:
+    def restore(self, table: BlockTable, tokens: SequenceOf[int], read: Callable[[int], BlockContents]) -> int:
         """Fill an empty table with keys and values that were read from a model of the same fingerprint.
 
-        `blocks` are the contents, as `Model.read_kv` gave them, of the blocks that hold `tokens`, the first first; the
-        last may be partial. Those that the prefix tree has are not written again. Returns how many of the ids the table
-        holds now: fewer than there are, if there are fewer blocks than they take.
+        `read(i)` returns the contents, as `Model.read_kv` gave them, of block i of those that hold `tokens`; the last
+        may be partial. It is called on several threads, for what the prefix tree does not have, and raises LookupError
+        where it has nothing: then the table holds what comes before. Returns how many of the ids it holds.
         """
         assert not table.blocks, "the table holds something else"
         assert not self._is_busy, "in the middle of a step"
         n_known = table.reuse(tokens)
-        for start, contents in zip(range(0, len(tokens), BLOCK_TOKENS), blocks, strict=False):
-            end = min(start + BLOCK_TOKENS, len(tokens))
-            if end <= n_known:
-                continue
-            table.truncate(start)
-            if not table.reserve(end):
-                break
-            self.model.write_kv(table.blocks[-1], contents)
-            table.extend(tokens[start:end])
+        if n_known < len(tokens):
+            table.truncate(n_known // BLOCK_TOKENS * BLOCK_TOKENS)  # a part of a block gives way to the whole
+            self._fill(table, tokens, read)
         self.kv_cache.park(table)
         return len(table.tokens)
+
+    def _fill(self, table: BlockTable, tokens: SequenceOf[int], read: Callable[[int], BlockContents]) -> None:
+        """Read what is missing of `tokens`, for as long as there is room and something to read."""
+        first, end = len(table.blocks), len(tokens)
+        while not table.reserve(end):
+            end = (blocks_for(end) - 1) * BLOCK_TOKENS
+
+        def fill(i: int) -> bool:
+            try:
+                contents = read(i)
+            except LookupError:
+                return False
+            self.model.write_kv(table.blocks[i], contents)
+            return True
+
+        with ThreadPoolExecutor(RESTORING_THREADS) as pool:
+            filling = [pool.submit(fill, i) for i in range(first, blocks_for(end))]
+            try:
+                for i, filled in enumerate(filling, first):
+                    if not filled.result():
+                        break
+                    table.extend(tokens[i * BLOCK_TOKENS : min((i + 1) * BLOCK_TOKENS, end)])
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -13,10 +13,9 @@ length or checksum, and can be computed again.
 import hashlib
 import os
 import struct
+import threading
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,12 @@ MAGIC = b"LLMRUNKV"
 VERSION = 1
 HEADER_BYTES = 512
 NAME_BYTES = 20
-READERS = 3  # threads, each of which reads and checks a file: one core alone would take twice the time
-READ_AHEAD = 6  # files
+CHECKSUM_BYTES = 4
 
 _FIELDS = struct.Struct(f"<8sIIQ{NAME_BYTES}s")
 
 
-class DamagedKV(Exception):
+class DamagedKV(LookupError):
     """A file that is not there, or not what was written; the keys and values in it have to be computed again."""
 
 
@@ -71,6 +69,7 @@ class KVStore:
         self.folder = folder / self.name
         self.data_bytes = data_bytes
         self.file_bytes = HEADER_BYTES + data_bytes
+        self._local = threading.local()
 
     def write(self, name: str, ids: Sequence[int], file: np.ndarray, owner: str) -> None:
         """Write `file`, (file_bytes,) uint8 with the data in place behind an empty header, unless it is there already.
@@ -81,7 +80,7 @@ class KVStore:
         if path.exists():
             return
         file[:HEADER_BYTES] = np.frombuffer(_header(name, ids, self.data_bytes), np.uint8)
-        file[HEADER_BYTES - 4 : HEADER_BYTES] = np.frombuffer(_checksum(file), np.uint8)
+        file[HEADER_BYTES - CHECKSUM_BYTES : HEADER_BYTES] = np.frombuffer(_checksum(file), np.uint8)
         part = self.folder / f"{name}.{owner}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,50 +97,39 @@ class KVStore:
         for part in self.folder.glob(f"*.{owner}.part"):
             part.unlink(missing_ok=True)
 
-    def read(self, wanted: Sequence[tuple[str, Sequence[int]]]) -> Iterator[np.ndarray]:
-        """The data of the blocks of these names and ids in order, each valid until the next is asked for.
+    def read(self, name: str, ids: Sequence[int]) -> np.ndarray:
+        """The data of a block, (data_bytes,) uint8, valid until the same thread reads another.
 
-        Raises DamagedKV at the first that is not there or not sound, after deleting it.
+        Raises DamagedKV for a file that is not there or not sound, after deleting it.
         """
-        free = deque(np.empty(self.file_bytes, np.uint8) for _ in range(READ_AHEAD + 1))
-        ahead: deque[Future[np.ndarray]] = deque()
-        left = iter(wanted)
-        with ThreadPoolExecutor(READERS) as pool:
-            try:
-                while True:
-                    while len(ahead) < READ_AHEAD and (block := next(left, None)) is not None:
-                        ahead.append(pool.submit(self._read, *block, free.popleft()))
-                    if not ahead:
-                        return
-                    file = ahead.popleft().result()
-                    yield file[HEADER_BYTES:]
-                    free.append(file)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _read(self, name: str, ids: Sequence[int], file: np.ndarray) -> np.ndarray:
         path = self.folder / name
+        file = self._buffer()
         try:
             with open(path, "rb", 0) as source:
                 # one byte more than there should be, so that a file that is too long shows
-                n_bytes = source.readinto(file.data)
-                is_whole = n_bytes == len(file) and not source.read(1)
+                is_whole = source.readinto(file.data) == len(file) and not source.read(1)
         except FileNotFoundError as error:
             raise DamagedKV("is missing") from error
         except OSError as error:
             raise DamagedKV(f"cannot be read ({error.strerror or error})") from error
-        wanted = np.frombuffer(_header(name, ids, self.data_bytes), np.uint8)[:-4]
-        if (
-            is_whole
-            and (file[: len(wanted)] == wanted).all()
-            and file[len(wanted) : HEADER_BYTES].tobytes() == _checksum(file)
-        ):
-            return file
+        if is_whole and self._is_sound(file, _header(name, ids, self.data_bytes)):
+            return file[HEADER_BYTES:]
         try:
             path.unlink(missing_ok=True)  # or the sound one that comes would not be written
         except OSError as error:
             raise DamagedKV(f"is damaged and cannot be deleted ({error.strerror or error})") from error
         raise DamagedKV("is damaged")
+
+    def _is_sound(self, file: np.ndarray, header: bytes) -> bool:
+        end = HEADER_BYTES - CHECKSUM_BYTES
+        return file[:end].tobytes() == header[:end] and file[end:HEADER_BYTES].tobytes() == _checksum(file)
+
+    def _buffer(self) -> np.ndarray:
+        """Memory for a file, one for each thread: the processor's caches still have it when it is copied."""
+        if not hasattr(self._local, "file"):
+            self._local.file = np.empty(self.file_bytes, np.uint8)
+        file: np.ndarray = self._local.file
+        return file
 
 
 def _header(name: str, ids: Sequence[int], data_bytes: int) -> bytes:
@@ -150,7 +138,7 @@ def _header(name: str, ids: Sequence[int], data_bytes: int) -> bytes:
 
 
 def _checksum(file: np.ndarray) -> bytes:
-    start = zlib.crc32(file.data[: HEADER_BYTES - 4])
+    start = zlib.crc32(file.data[: HEADER_BYTES - CHECKSUM_BYTES])
     return zlib.crc32(file.data[HEADER_BYTES:], start).to_bytes(4, "little")
 
 

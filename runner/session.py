@@ -179,6 +179,7 @@ class Session:
         assert self._lock is not None
         try:
             self._kv.close()
+            self._engine.release(self.chat.table)
         finally:
             self._lock.release()
             self._lock = None

@@ -1,6 +1,6 @@
 """The keys and values of a session, between the engine and the disk."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,20 +44,21 @@ class SessionKV:
         """Fill an empty table with what there is on disk of `ids`, and say if something is missing."""
         wanted = self._wanted(ids, index.lengths(self._store.name))
         end = sum(len(block) for _, block in wanted)
-        problems: list[str] = []
+        problems: dict[int, str] = {}
 
-        def sound() -> Iterator[np.ndarray]:
+        def read(i: int) -> np.ndarray:
             try:
-                yield from self._store.read(wanted)
+                return self._store.read(*wanted[i])
             except DamagedKV as problem:
-                problems.append(str(problem))
+                problems[i] = str(problem)
+                raise
 
-        n_restored = self._engine.restore(table, ids[:end], sound())
+        n_restored = self._engine.restore(table, ids[:end], read)
         self._on_disk = {name for name, _ in wanted[: -(-n_restored // BLOCK_TOKENS)]}
         # the last id was never computed; less than a block may be missing after a kill, and takes no time
         n_missing = len(ids) - 1 - n_restored
         if problems or n_missing >= BLOCK_TOKENS:
-            why = f"a file {problems[0]}" if problems else "they are not on disk"
+            why = f"a file {problems[min(problems)]}" if problems else "they are not on disk"
             self._notify(
                 f"keys and values of {n_missing:,} of {len(ids):,} tokens of this session could not be restored "
                 f"({why}); the model reads that part again with your next message"

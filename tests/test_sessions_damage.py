@@ -30,7 +30,7 @@ def put(kv: KVStore, name: str, ids: list[int], data: np.ndarray = DATA) -> Path
 
 def is_noticed(kv: KVStore, name: str) -> bool:
     try:
-        (data,) = kv.read([(name, IDS)])
+        data = kv.read(name, IDS)
     except DamagedKV:
         return True
     assert (data == DATA).all()

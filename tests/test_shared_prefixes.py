@@ -128,7 +128,7 @@ def test_restored_blocks_need_no_prefill() -> None:
     model = MockModel()
     other = mock_engine(model, n_ctx=512)
     restored = other.new_table()
-    assert other.restore(restored, tokens, blocks) == len(tokens) == len(first.prompt_ids) + 9
+    assert other.restore(restored, tokens, blocks.__getitem__) == len(tokens) == len(first.prompt_ids) + 9
     prompt = [*first.prompt_ids, *first.ids, ord("?")]
     again = run(other.submit(prompt, GREEDY, restored))
     assert again.stats.n_cached == len(tokens)
@@ -145,14 +145,14 @@ def test_restoring_takes_what_is_there_and_what_fits() -> None:
     run(engine.submit(list(b"0123456789" * 40), GREEDY, table))
     blocks, tokens = read_blocks(engine, table), table.tokens.copy()
     second = engine.new_table()
-    assert engine.restore(second, tokens, blocks) == len(tokens)  # 8 blocks for the two, one of them copied
+    assert engine.restore(second, tokens, blocks.__getitem__) == len(tokens)  # 8 blocks for the two, one of them copied
     assert second.blocks[:-1] == table.blocks[:-1]
     small = mock_engine(MockModel(), n_ctx=300)
     third = small.new_table()
-    assert small.restore(third, tokens, blocks) == 5 * BLOCK_TOKENS
-    assert small.restore(small.new_table(), tokens, blocks[:2]) == 5 * BLOCK_TOKENS
+    assert small.restore(third, tokens, blocks.__getitem__) == 5 * BLOCK_TOKENS
+    assert small.restore(small.new_table(), tokens, blocks[:2].__getitem__) == 5 * BLOCK_TOKENS
     small.kv_cache.clear()
-    assert small.restore(small.new_table(), tokens, blocks[:2]) == 2 * BLOCK_TOKENS
+    assert small.restore(small.new_table(), tokens, blocks[:2].__getitem__) == 2 * BLOCK_TOKENS
 
 
 def test_a_thousand_turns_with_edits_and_retries_leave_nothing_behind() -> None:
@@ -313,7 +313,7 @@ def test_blocks_are_read_copied_and_written(engine: Engine, kind: tuple[str, str
     with Engine(load(path, kind[1], 1), ByteTokenizer(), n_ctx=320) as other:  # type: ignore[arg-type]
         assert other.fingerprint == engine.fingerprint
         restored = other.new_table()
-        assert other.restore(restored, tokens, blocks) == len(tokens)
+        assert other.restore(restored, tokens, blocks.__getitem__) == len(tokens)
         assert read_blocks(other, restored) == blocks
         prompt = [*first.prompt_ids, *first.ids, 3]
         found, wanted = run(other.submit(prompt, params, restored)), run(engine.submit(prompt, params, table))
