@@ -45,6 +45,7 @@ def _chat_in_terminal(model: str, options: GenerateOptions, continue_last: bool,
         from llmrun.cli.slash_commands import show_where_it_stands
 
         repl = Repl(conversation, terminal, theme, options.stats)
+        conversation.notify = repl.notice
         if conversation.chat.messages:
             show_where_it_stands(repl)
         repl.run()
@@ -75,15 +76,7 @@ def _open(model: str, options: GenerateOptions, continue_last: bool, session: st
     from llmrun.cli.repl_conversation import Conversation
     from llmrun.cli.say import say
 
-    conversation = Conversation(model, options, say)
-    try:
-        if continue_last or session is not None:
-            conversation.resume(session)
-        else:
-            conversation.begin()
-    except BaseException:
-        conversation.close()
-        raise
+    conversation = Conversation(model, options, continue_last, session)
     if conversation.engine.chat_template is None:
         say("this is a base model without a chat template: it continues your text rather than answer it")
     return conversation

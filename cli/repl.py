@@ -42,6 +42,7 @@ class Repl:
         self.next_default = ""  # what the next prompt begins with
         self.n_retries = 0
         completer = ReplCompleter(COMMANDS.values(), lambda command: command.words(self))
+        self._view: AnswerView | None = None  # while there is one on the screen
         self._prompt = Prompt(open_history(), completer, self._toolbar, theme)
 
     @property
@@ -84,15 +85,25 @@ class Repl:
                         view = AnswerView(
                             self.terminal, self.theme, mode, lambda columns: self._status(columns, "Ctrl-C stops")
                         )
+                        self._view = view
                         view.show(generation, self._end_of_prompt(generation))
         except LlmrunError as error:
             self.fail(str(error))
         except KeyboardInterrupt:  # before the answer began, or a second one
             self.note("stopped")
+        finally:
+            self._view = None
         if view is not None and view.thoughts.text:
             self.last_thoughts = view.thoughts.text.strip()
         if generation is not None:
             self._say_ending(generation)
+
+    def notice(self, text: str) -> None:
+        """Tell the user something now, also in the middle of an answer."""
+        if self._view is None:
+            self.note(text)
+        else:
+            self._view.interject(text)
 
     def note(self, text: str) -> None:
         """Tell the user something, in one dim line."""

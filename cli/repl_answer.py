@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmrun.cli.markdown_stream import MarkdownStream
-from llmrun.cli.markdown_text import Row, printable, row_width
+from llmrun.cli.markdown_text import Row, printable, row_width, wrap
 from llmrun.cli.repl_canvas import Canvas
 from llmrun.cli.repl_reasoning import Reasoning
 from llmrun.cli.repl_thoughts import Mode, Thoughts
@@ -35,6 +35,7 @@ class AnswerView:
         self._canvas = Canvas(terminal.write, theme, rows)
         self._reasoning = Reasoning()
         self._settled: list[Row] = []
+        self._are_thoughts_closed = False
         self._next_frame = 0.0
 
     def show(self, generation: "Generation", prompt_end: str) -> None:
@@ -45,9 +46,12 @@ class AnswerView:
             self._canvas.update([], [[(wait[: self._columns - 1], ("dim",))]])
         try:
             for piece in generation:
+                self._follow_size()
                 self.thoughts.n_tokens += self._reasoning.is_thinking
                 self._take(self._reasoning.feed(piece.text))
-                self._draw_if_due()
+                # rows that are settled are shown at once, so that a change of size finds all of them on the screen
+                if self._settled or time.monotonic() >= self._next_frame:
+                    self._draw()
         finally:
             self._take(self._reasoning.finish())
             if self._reasoning.is_thinking:  # it was stopped while it thought
@@ -65,18 +69,18 @@ class AnswerView:
                 self._settled += self._answer.feed(text)
 
     def _close_thoughts(self) -> list[Row]:
-        if not self.thoughts.text or self._thoughts_are_closed:
+        if not self.thoughts.text or self._are_thoughts_closed:
             return []
-        self._thoughts_are_closed = True
+        self._are_thoughts_closed = True
         return self.thoughts.finish()
 
-    _thoughts_are_closed = False
+    def interject(self, text: str) -> None:
+        """Show a line that is not part of the answer."""
+        self._settled += wrap([(" ".join(printable(text).split()), ("warning",))], self._columns - 1)
+        self._draw()
 
-    def _draw_if_due(self) -> None:
+    def _draw(self) -> None:
         started = time.monotonic()
-        if started < self._next_frame:
-            return
-        self._follow_size()
         rows = self.thoughts.open_rows() if self._reasoning.is_thinking else self._answer.open_rows()
         self._canvas.update(self._settled, [*rows, self._status(self._columns - 1)])
         self._settled = []

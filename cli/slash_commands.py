@@ -103,6 +103,7 @@ def _set(repl: "Repl", text: str) -> None:
     """change temperature, top_p, seed, max_tokens, theme, ...; alone, show them"""
     from llmrun.cli.setting import SETTINGS, hint
     from llmrun.cli.theme import THEMES
+    from llmrun.runner.overflow import overflow_named
 
     conversation = repl.conversation
     name, _, value = text.removeprefix("parameter ").partition(" ")
@@ -118,7 +119,7 @@ def _set(repl: "Repl", text: str) -> None:
             raise UsageError(f"the themes are {', '.join(THEMES)}")
         repl.theme = THEMES[value.strip()]
     elif name == "overflow":
-        conversation.chat.overflow = SETTINGS[name].parse(value)  # type: ignore[assignment]  # one of its choices
+        conversation.chat.overflow = overflow_named(str(SETTINGS[name].parse(value)))
     else:
         parsed = SETTINGS[name].parse(value)
         conversation.params = dataclasses.replace(conversation.params, **{name: parsed})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from terminal_screen import Screen
 
-TIMEOUT = 30
+TIMEOUT = 120  # for a machine that does other things, too
 WHERE = "\x1b[6n"  # asks for the position of the cursor
 ECHO = [sys.executable, str(Path(__file__).with_name("echo_engine.py"))]
 CTRL_C, CTRL_D, CTRL_G, CTRL_R, ALT_ENTER, TAB = "\x03", "\x04", "\x07", "\x12", "\x1b\r", "\t"
