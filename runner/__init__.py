@@ -8,10 +8,19 @@ if TYPE_CHECKING:
     from llmrun.runner.engine import Engine
     from llmrun.runner.generation import Generation
     from llmrun.runner.sampler import SamplingParams
+    from llmrun.runner.session import Session
+    from llmrun.runner.session_store import SessionStore
 
-__all__ = ["Chat", "Engine", "Generation", "SamplingParams"]
+__all__ = ["Chat", "Engine", "Generation", "SamplingParams", "Session", "SessionStore"]
 
-_HOME = {"Chat": "chat", "Engine": "engine", "Generation": "generation", "SamplingParams": "sampler"}
+_HOME = {
+    "Chat": "chat",
+    "Engine": "engine",
+    "Generation": "generation",
+    "SamplingParams": "sampler",
+    "Session": "session",
+    "SessionStore": "session_store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from llmrun.runner.session import Session
 from llmrun.runner.session_store import SessionStore
 
 MAX_SECONDS = 0.08  # to live
+MAX_MESSAGES = 40
 N_CTX = 1024
 PADDING = 1 << 19  # bytes, so that writing a block takes long enough to be hit
 
@@ -65,6 +66,8 @@ def chat(folder: Path, seed: int) -> None:
 def _step(rng: random.Random, session: Session) -> dict[str, Any]:
     if not session.chat.messages:
         return {"op": "send", "text": _text(rng), "n": 20}
+    if len(session.chat.messages) > MAX_MESSAGES:
+        return {"op": "clear", "text": "", "n": 0}
     op = rng.choice(
         ["send"] * 6 + ["retry", "retry", "edit", "edit", "undo", "reopen", "cancel"] + ["clear"] * (rng.random() < 0.2)
     )

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-N_KILLS = 250 if sys.platform != "win32" else 15  # without fork each takes the time of importing everything
+N_KILLS = 200 if sys.platform != "win32" else 15  # without fork each takes the time of importing everything
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
