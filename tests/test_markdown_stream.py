@@ -1,15 +1,11 @@
 """Markdown as it streams: the same screen whatever the pieces, and as few rows as possible written twice."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from terminal_screen import Screen
 
 from llmrun.cli.markdown_code import CodeLines
