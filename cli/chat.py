@@ -1,106 +1,88 @@
 """`llmrun chat`: a conversation in the terminal."""
 
 import sys
+import threading
 from typing import TYPE_CHECKING
 
-from llmrun.cli.options import GenerateOptions, Model, with_generate_options
-from llmrun.cli.standard_output import write
-from llmrun.quant_formats.errors import LlmrunError, UsageError
+from llmrun.cli.options import Continue, GenerateOptions, Model, SessionName, with_generate_options
+from llmrun.cli.pick_session import check_choice
+from llmrun.quant_formats.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmrun.cli.terminal import Terminal
-    from llmrun.runner.chat import Chat
-    from llmrun.runner.engine import Engine
-
-COMMANDS = """\
-/help           this list
-/clear          forget the conversation
-/system TEXT    start again with these instructions; without TEXT, with none
-/stats          print speed and token counts after each answer, or stop to
-/bye            leave, as does Ctrl-D
-\"\"\"             begins and ends a text of several lines
-Ctrl-C          stops an answer; what was said so far is kept"""
+    from llmrun.cli.repl_conversation import Conversation
 
 
 @with_generate_options
-def chat(model: Model, *, options: GenerateOptions) -> None:
-    """Talk with a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves, /help shows the commands."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("chat needs a terminal; for pipes and scripts there is llmrun run MODEL PROMPT")
-    params = options.sampling_params()
-    if options.raw and options.system is not None:
-        raise UsageError("--raw takes the text as it is, so --system has no place; leave one of them out")
-    from llmrun.cli.loading import load_engine
-    from llmrun.cli.say import say
+def chat(
+    model: Model, continue_last: Continue = False, session: SessionName = None, *, options: GenerateOptions
+) -> None:
+    """Talk with a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves, /help shows the commands.
+
+    Conversations are kept as they go: -c goes on with the last one. Without a terminal, standard input is one message.
+    """
+    check_choice(continue_last, session)
+    options.system_for(has_template=True)  # what makes no sense is said before the model is loaded
+    options.sampling_params()
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        _chat_in_terminal(model, options, continue_last, session)
+    else:
+        _chat_in_pipe(model, options, continue_last, session)
+
+
+def _chat_in_terminal(model: str, options: GenerateOptions, continue_last: bool, session: str | None) -> None:
+    warm_up = threading.Thread(target=_import_prompt, daemon=True)
+    warm_up.start()  # while the model is read
+    from llmrun.cli.settings import Settings
     from llmrun.cli.terminal import Terminal
+    from llmrun.cli.theme import default_theme
 
-    with load_engine(model, options.context, options.threads, options.kv_type) as engine:
-        if engine.chat_template is None:
-            if options.system is not None:
-                raise UsageError("the model has no chat template, so --system has no place; put it into the text")
-            say("this is a base model without a chat template: it continues your text rather than answer it")
-        conversation = engine.chat(system=options.system, params=params, raw=options.raw)
-        has_system = engine.chat_template is not None and not options.raw
-        Repl(engine, conversation, Terminal(), has_system, options.stats).run()
+    terminal = Terminal()
+    theme = default_theme(str(Settings.load(model).get("theme") or ""), terminal.background)
+    conversation = _open(model, options, continue_last, session)
+    try:
+        warm_up.join()
+        from llmrun.cli.repl import Repl
+        from llmrun.cli.slash_commands import show_where_it_stands
+
+        repl = Repl(conversation, terminal, theme, options.stats)
+        conversation.notify = repl.notice
+        if conversation.chat.messages:
+            show_where_it_stands(repl)
+        repl.run()
+        info = conversation.info
+        if info.n_messages:
+            repl.note(f"kept as {info.label}; -c goes on with it")
+    finally:
+        conversation.close()
 
 
-class Repl:
-    """Reads what the user types, and either obeys it or sends it to the model."""
+def _chat_in_pipe(model: str, options: GenerateOptions, continue_last: bool, session: str | None) -> None:
+    """One message, one answer, in plain text."""
+    from llmrun.cli.run import finish, read, read_stdin
 
-    def __init__(
-        self, engine: "Engine", conversation: "Chat", terminal: "Terminal", has_system: bool, with_stats: bool
-    ) -> None:
-        self.engine = engine
-        self.conversation = conversation
-        self.terminal = terminal
-        self.has_system = has_system  # whether there is a place for instructions
-        self.with_stats = with_stats
+    text = read_stdin() if sys.stdin is not None and not sys.stdin.isatty() else sys.stdin and sys.stdin.read()
+    if not text or not text.strip():
+        raise UsageError("there is no message on standard input; llmrun run MODEL PROMPT takes one as an argument")
+    conversation = _open(model, options, continue_last, session)
+    try:
+        generation = conversation.chat.send(text.rstrip("\r\n"))
+        read(generation, streams=True)
+        finish(generation, conversation.engine, options.stats)
+    finally:
+        conversation.close()
 
-    def run(self) -> None:
-        """Go on until the user leaves."""
-        while (text := self.terminal.read()) is not None:
-            word, _, rest = text.strip().partition(" ")
-            if word == "/bye":
-                return
-            if word.startswith("/") and "/" not in word[1:] and "\n" not in text:
-                self._obey(word, rest.strip())
-            elif text.strip():
-                self._answer(text)
 
-    def _obey(self, command: str, text: str) -> None:
-        match command:
-            case "/help" | "/?":
-                print(COMMANDS)
-            case "/clear":
-                self.conversation.clear()
-            case "/system":
-                if not self.has_system:
-                    print("without a chat template there is no place for instructions")
-                    return
-                self.conversation.clear()
-                self.conversation.system = text or None
-            case "/stats":
-                self.with_stats = not self.with_stats
-                print(f"statistics are {'on' if self.with_stats else 'off'}")
-            case _:
-                print(f"{command} is not a command; /help shows them")
+def _open(model: str, options: GenerateOptions, continue_last: bool, session: str | None) -> "Conversation":
+    from llmrun.cli.repl_conversation import Conversation
+    from llmrun.cli.say import say
 
-    def _answer(self, text: str) -> None:
-        """Stream one answer. An error of this turn, such as a prompt that is too long, does not end the chat."""
-        from llmrun.cli.interrupt import Interrupt
-        from llmrun.cli.say import say
-        from llmrun.cli.stats_line import print_ending
+    conversation = Conversation(model, options, continue_last, session)
+    if conversation.engine.chat_template is None:
+        say("this is a base model without a chat template: it continues your text rather than answer it")
+    return conversation
 
-        try:
-            generation = self.conversation.send(text)
-            with Interrupt(generation.cancel):
-                for piece in generation:
-                    write(piece.text)
-        except LlmrunError as error:
-            say(f"error: {error}")
-            return
-        except KeyboardInterrupt:  # before the answer began, or a second one
-            print()
-            return
-        print()
-        print_ending(generation, self.engine, self.with_stats)
+
+def _import_prompt() -> None:
+    # nothing of llmrun: two threads that import each other's modules may wait for each other
+    import markdown_it  # noqa: F401  # after what the prompt needs
+    import prompt_toolkit.shortcuts  # noqa: F401

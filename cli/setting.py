@@ -11,6 +11,7 @@ Value = str | int | float | bool | list[str]
 Kind = Literal["number", "whole number", "text", "list of texts", "switch"]
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+THEMES = ("dark", "light", "none")
 
 
 def _kv_types() -> Sequence[str]:
@@ -124,6 +125,10 @@ SETTINGS = {
         Setting(
             "overflow", "text", "what to do when the context is full", "error for run, shift for chat",
             choices=_overflows,
+        ),
+        Setting(
+            "theme", "text", "colours of a chat: dark, light or none", "what suits the terminal", per_model=False,
+            choices=lambda: THEMES,
         ),
         Setting("stats", "switch", "print speed and token counts after an answer", "false"),
     )

@@ -38,6 +38,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "threads": st.integers(1, 1024),
     "kv_type": st.sampled_from(["f16", "q8_0"]),
     "overflow": st.sampled_from(["error", "shift", "window"]),
+    "theme": st.sampled_from(["dark", "light", "none"]),
     "stats": st.booleans(),
 }
 PER_MODEL = [name for name, setting in SETTINGS.items() if setting.per_model]
@@ -99,7 +100,7 @@ def test_each_wins_over_the_one_before(
         else:
             assert origin == "default"
     for name, value in (expected | flags).items():
-        if name != "model":
+        if name not in ("model", "theme"):
             assert getattr(options, name) == value
     assert options.given == flags.keys()
     params = options.sampling_params()
