@@ -54,7 +54,7 @@ def test_prompts_in_chunks_give_the_same_text() -> None:
 
 def test_long_prompts_take_several_steps_of_limited_size() -> None:
     model = MockModel()
-    read(mock_engine(model), "x" * 1200)
+    read(mock_engine(model, tokens_per_step=512), "x" * 1200)
     assert [batch.n_tokens for batch in model.batches[:4]] == [512, 512, 176, 1]
     assert [len(batch.logit_rows) for batch in model.batches[:4]] == [0, 0, 1, 1]
 

@@ -64,7 +64,7 @@ def test_nothing_to_do_is_an_empty_step() -> None:
 
 def test_only_so_many_run_at_a_time() -> None:
     cache = pool(200)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     for _ in range(MAX_SEQUENCES + 3):
         scheduler.add(sequence(cache, 1))
     assert len(compute(scheduler)) == MAX_SEQUENCES
@@ -72,7 +72,7 @@ def test_only_so_many_run_at_a_time() -> None:
 
 def test_the_youngest_gives_way_and_comes_back() -> None:
     cache = pool(4)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     old, young = sequence(cache, 120), sequence(cache, 120)
     scheduler.add(old)
     scheduler.add(young)
@@ -89,7 +89,7 @@ def test_the_youngest_gives_way_and_comes_back() -> None:
 
 def test_one_that_cannot_get_in_waits_without_harm() -> None:
     cache = pool(3)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     first, second = sequence(cache, 100), sequence(cache, 100)
     scheduler.add(first)
     scheduler.add(second)
@@ -102,7 +102,7 @@ def test_one_that_cannot_get_in_waits_without_harm() -> None:
 
 def test_parked_tables_are_used_again_or_emptied_oldest_first() -> None:
     cache = pool(4)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     tables = [BlockTable(cache), BlockTable(cache)]
     for table, text in zip(tables, "ab", strict=True):
         s = sequence(cache, 70, table, text)
@@ -125,7 +125,7 @@ def test_parked_tables_are_used_again_or_emptied_oldest_first() -> None:
 
 def test_the_last_token_of_a_known_prompt_is_computed_again() -> None:
     cache = pool(4)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     table = BlockTable(cache)
     for n_new in (70, 1):
         s = sequence(cache, 70, table, "a")
@@ -150,7 +150,7 @@ def test_a_prompt_that_another_is_computing_is_waited_for_and_shared() -> None:
 
 def test_without_room_for_a_copy_a_block_is_computed_again() -> None:
     cache = pool(2)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     for text, n_new in (("a", 120), ("a", 120 - BLOCK_TOKENS), ("b", 120)):
         s = sequence(cache, 119, text=text)
         s.tokens.append(ord("x"))
@@ -164,7 +164,7 @@ def test_without_room_for_a_copy_a_block_is_computed_again() -> None:
 
 def test_the_only_sequence_asks_for_what_others_retain() -> None:
     cache = pool(2)
-    scheduler = Scheduler(cache)
+    scheduler = Scheduler(cache, tokens_per_step=512)
     first = sequence(cache, 100)
     scheduler.add(first)
     compute(scheduler)
