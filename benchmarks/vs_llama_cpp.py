@@ -1,9 +1,9 @@
 """llmrun next to llama.cpp and other runners on the same file in the same run.
 
 Prefill, decode, decode in long contexts, and many sequences decoded together. All take turns, and who begins changes
-from round to round; the medians count, and the ratio is to the best of the others. "of the roof" is the bytes that a
-token reads (every weight, and the keys and values of its context) over what the same threads can read from a buffer of
-that size, so a model that fits into a cache is held against the cache. The hash is that of our logits after a
+from round to round; the medians count, and the ratio is to the best of the others. "of the roof" is next to reading
+the bytes of a token (every weight, and the keys and values of its context) and nothing else, with the same threads, the
+median of the rounds. The hash is that of our logits after a
 fixed prompt: it changes when, and only when, the arithmetic does.
 """
 
@@ -23,9 +23,9 @@ from contestant import Contestant, LlamaCpp, Llmrun
 from llama_bench import LlamaBench
 from loading import measure_loading
 from machine import describe
+from roof import Roof
 
 from llmrun.cli.model_facts import ModelFacts
-from llmrun.cpu_kernels.bandwidth import read_bandwidth
 from llmrun.cpu_kernels.isa import choose
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner.gemma3 import PERIOD
@@ -39,7 +39,6 @@ from llmrun.runner.speed import SpeedTest
 PAUSE = 0.2  # seconds between measurements, in which threads that wait in a loop fall asleep
 HASHED_TOKENS = 48
 SMALL_BATCH = 4
-MAX_ROOF_BYTES = 1 << 30  # more than any cache; a bigger buffer reads no slower
 
 Speeds = dict[str, list[float]]
 """Tokens a second in each round, by contestant."""
@@ -130,21 +129,22 @@ def main() -> None:
             contestants.append(stack.enter_context(peer))
         contestants += programs
         names = [contestant.name for contestant in contestants]
+        contestants.append(Roof(options.threads, lambda case: bytes_of_token(facts, case)))
         heads = ["tok/s", *names, "ratio to the best", "ratios of the rounds", "of the roof"]
         print("\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
         for case in wanted:
             speeds = measure(case, [one for one in contestants if one.can(case)], options.rounds)
-            n_bytes, roof, share = bytes_of_token(facts, case), None, ""
-            if n_bytes:
-                roof = read_bandwidth(options.threads, min(n_bytes, MAX_ROOF_BYTES) // 256 * 256)
-                share = f"{n_bytes * median(speeds[ours.name]) / roof:.0%} of {roof / 1e9:.1f} GB/s"
+            n_bytes, roof, share = bytes_of_token(facts, case), speeds.pop(Roof.name, None), ""
+            if n_bytes and roof:
+                shares = [a / b for a, b in zip(speeds[ours.name], roof, strict=True)]
+                share = f"{median(shares):.0%} of {median(roof) * n_bytes / 1e9:.1f} GB/s"
             print(row(case, speeds, names, share), flush=True)
             results.append({"case": asdict(case), "speeds": speeds, "bytes_of_token": n_bytes, "roof": roof})
         about = {contestant.name: contestant.about for contestant in contestants}
     cost = batch_cost(model, options.tokens, options.rounds)
     logits = hash_of_logits(model)
     model.close()
-    print("", *(f"{name}: {text}" for name, text in about.items() if name != ours.name), sep="\n")
+    print("", *(f"{name}: {text}" for name, text in about.items() if name in names[1:]), sep="\n")
     print(f"a step of {SMALL_BATCH} sequences takes {median(cost):.2f} times as long as of one")
     print(f"{loading}\nlogits {logits}")
     if options.json:
