@@ -16,7 +16,9 @@ from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner.architecture import architecture
 from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
+from llmrun.runner.fingerprint import fingerprint
 from llmrun.runner.kv_type import kv_type_named
+from llmrun.runner.model import BlockContents
 from llmrun.runner.shape_check import EMBEDDING, used_tensors
 
 MAX_TOKENS = 512
@@ -37,8 +39,9 @@ class CPUModel:
         self.config = ModelConfig.from_gguf(gguf)
         self.kv_type = kv_type_named(kv_type, self.config)
         tensors = used_tensors(gguf, self.config)
-        self._gguf = gguf  # the embedding table is read in place
-        self._library = KernelLibrary(choose(isa))
+        self._tensors = gguf.tensors  # the embedding table is read in place
+        self._isa = choose(isa)
+        self._library = KernelLibrary(self._isa)
         self._team = Team(self._library, n_threads, progress)
         self._step = _new_step(self.config, gguf, n_threads)
         self._library.load({f"pack-{t.format.name}" for t in tensors.values() if len(t.shape) > 1}, progress)
@@ -51,11 +54,11 @@ class CPUModel:
         self._program: np.ndarray | None = None
         self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name != EMBEDDING)
         """Bytes of weights that a token reads."""
+        self.kv_block_bytes = 2 * self.config.n_layers * self._kv_layer_bytes
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
-        config = self.config
-        shape = (config.n_layers, n_blocks, config.n_kv_heads * self.kv_type.head_bytes(config.head_dim))
+        shape = (self.config.n_layers, n_blocks, self._kv_layer_bytes)
         self._kv = zeros(math.prod(shape)).reshape(shape), zeros(math.prod(shape)).reshape(shape)
         self._program = self._builder.finish(self._library, self._kv)
 
@@ -65,6 +68,38 @@ class CPUModel:
         self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
         self._team.run(self._program)
         return self._logits.array(len(batch.logit_rows))
+
+    def read_kv(self, block: int, out: np.ndarray) -> None:
+        """Copy a block to `out` (kv_block_bytes,) uint8: the keys of each layer, then the values of each."""
+        for part, memory in zip(self._by_layer(out), self._kv_memory(), strict=True):
+            part[:] = memory[:, block]
+
+    def write_kv(self, block: int, data: BlockContents) -> None:
+        """Fill a block with what `read_kv` gave."""
+        for part, memory in zip(self._by_layer(np.frombuffer(data, np.uint8)), self._kv_memory(), strict=True):
+            memory[:, block] = part
+
+    def copy_kv(self, source: int, target: int) -> None:
+        """Copy the contents of a block to another."""
+        for memory in self._kv_memory():
+            memory[:, target] = memory[:, source]
+
+    def fingerprint(self) -> str:
+        """All that keys and values depend on besides the ids."""
+        return fingerprint(self.config, self._tensors, self.kv_type, self._isa)
+
+    @property
+    def _kv_layer_bytes(self) -> int:
+        """Bytes of the keys, or of the values, that a block holds of one layer."""
+        return self.config.n_kv_heads * self.kv_type.head_bytes(self.config.head_dim)
+
+    def _by_layer(self, block: np.ndarray) -> np.ndarray:
+        assert block.size == self.kv_block_bytes, (block.size, self.kv_block_bytes)
+        return block.reshape(2, self.config.n_layers, self._kv_layer_bytes)
+
+    def _kv_memory(self) -> tuple[np.ndarray, np.ndarray]:
+        assert self._kv is not None, "allocate_kv comes first"
+        return self._kv
 
     def close(self) -> None:
         """End the threads and give the memory back."""

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,8 +14,8 @@ from llmrun.runner.batch import Batch
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.chat_template import ChatTemplate
 from llmrun.runner.generation import Generation
-from llmrun.runner.kv_cache import KVCache, blocks_for
-from llmrun.runner.model import Model
+from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from llmrun.runner.model import BlockContents, Model
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.scheduler import TOKENS_PER_STEP, Chunk, Scheduler
 from llmrun.runner.sequence import Sequence
@@ -51,10 +51,11 @@ class Engine:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.n_ctx = context_size(n_ctx, model.config.n_ctx_train)
-        self._kv_cache = KVCache(n_parallel * blocks_for(self.n_ctx))
-        self._scheduler = Scheduler(self._kv_cache, tokens_per_step)
+        self.kv_cache = KVCache(n_parallel * blocks_for(self.n_ctx), model.copy_kv)
+        """For looking at, and for `retain` and `release` between two steps."""
+        self._scheduler = Scheduler(self.kv_cache, tokens_per_step)
         self._is_busy = False
-        model.allocate_kv(self._kv_cache.n_blocks)
+        model.allocate_kv(self.kv_cache.n_blocks)
 
     @classmethod
     def load(
@@ -133,8 +134,9 @@ class Engine:
     def submit(self, prompt: SequenceOf[int], params: SamplingParams, table: BlockTable | None = None) -> Generation:
         """Queue a request.
 
-        A block table that is passed in belongs to the caller: what it holds of the prompt is used, and it keeps what
-        is computed. No other request may be using it.
+        What is known of the prompt, from any request before, is not computed again. A block table that is passed in
+        belongs to the caller, and keeps what is computed for a next turn, down to the last token; without one, full
+        blocks are kept. No other request may be using the table.
         """
         self._check_request(prompt, params)
         sequence = Sequence(
@@ -145,11 +147,40 @@ class Engine:
 
     def new_table(self) -> BlockTable:
         """Make a block table that holds nothing yet, for `submit`."""
-        return BlockTable(self._kv_cache)
+        return BlockTable(self.kv_cache)
+
+    def restore(self, table: BlockTable, tokens: SequenceOf[int], blocks: Iterable[BlockContents]) -> int:
+        """Fill an empty table with keys and values that were read from a model of the same fingerprint.
+
+        `blocks` are the contents, as `Model.read_kv` gave them, of the blocks that hold `tokens`, the first first; the
+        last may be partial. Those that the prefix tree has are not written again. Returns how many of the ids the table
+        holds now: fewer than there are, if there are fewer blocks than they take.
+        """
+        assert not table.blocks, "the table holds something else"
+        assert not self._is_busy, "in the middle of a step"
+        n_known = table.reuse(tokens)
+        for start, contents in zip(range(0, len(tokens), BLOCK_TOKENS), blocks, strict=False):
+            end = min(start + BLOCK_TOKENS, len(tokens))
+            if end <= n_known:
+                continue
+            table.truncate(start)
+            if not table.reserve(end):
+                break
+            self.model.write_kv(table.blocks[-1], contents)
+            table.extend(tokens[start:end])
+        self.kv_cache.park(table)
+        return len(table.tokens)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What keys and values depend on besides the ids, as a SHA-256 in hexadecimal digits.
+
+        Those of an engine with the same fingerprint can be written into this one.
+        """
+        return self.model.fingerprint()
 
     def release(self, table: BlockTable) -> None:
-        """Free what a block table holds; no request may be using it."""
-        self._kv_cache.unpark(table)
+        """Release what a block table holds; no request may be using it."""
         table.release()
 
     def step(self) -> None:
@@ -182,6 +213,7 @@ class Engine:
         for sequence in self._scheduler.sequences:
             sequence.cancel_asked = True
         self.drop_ended()
+        self.kv_cache.clear()
         self.model.close()
 
     def __enter__(self) -> Self:

@@ -7,6 +7,8 @@ import numpy as np
 from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
 
+BlockContents = bytes | bytearray | memoryview | np.ndarray
+
 
 class Model(Protocol):
     """Weights and the program that runs them, with the memory of the KV cache."""
@@ -26,6 +28,30 @@ class Model(Protocol):
         Returns float32 logits (n_logit_rows, n_vocab), one row for each of `batch.logit_rows`; the array is valid until
         the next call.
         """
+        ...
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one block: the keys and values of BLOCK_TOKENS tokens in all layers."""
+        ...
+
+    def read_kv(self, block: int, out: np.ndarray) -> None:
+        """Copy a block to `out` (kv_block_bytes,) uint8.
+
+        May be called on any thread while `forward` runs, if the block is not written meanwhile; full ones never are.
+        """
+        ...
+
+    def write_kv(self, block: int, data: BlockContents) -> None:
+        """Fill a block with what `read_kv` gave, on this model or on one of the same fingerprint."""
+        ...
+
+    def copy_kv(self, source: int, target: int) -> None:
+        """Copy the contents of a block to another."""
+        ...
+
+    def fingerprint(self) -> str:
+        """All that keys and values depend on besides the ids, as a SHA-256 in hexadecimal digits."""
         ...
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ def prompt_logits(model: Model, tokens: Sequence[int]) -> Iterator[np.ndarray]:
     """Run a text through a model and yield the logits after each of its tokens, in order, a chunk at a time.
 
     Each chunk is (n, n_vocab) float32 and valid until the next is asked for. The text takes the first
-    `blocks_for(len(tokens))` blocks of the KV cache, which nobody else may be using.
+    `blocks_for(len(tokens))` blocks of the KV cache, which nobody else may be using; on the model of an engine,
+    `engine.kv_cache.clear()` before the engine's next request.
     """
     table = np.arange(blocks_for(len(tokens)), dtype=np.int32)[None]
     for first in range(0, len(tokens), CHUNK_TOKENS):

@@ -22,7 +22,8 @@ class Scheduler:
     """Continuous batching: sequences join and leave between any two steps, and a long prompt is computed in chunks.
 
     First come, first served. When the cache is full the youngest sequence gives its blocks back and is computed again
-    later, which changes its speed but not its text. The oldest always goes on, so that all of them end.
+    later, for as much as the prefix tree has lost of it by then, which changes its speed but not its text. The oldest
+    always goes on, so that all of them end.
     """
 
     def __init__(self, kv_cache: KVCache, tokens_per_step: int = TOKENS_PER_STEP) -> None:
@@ -51,46 +52,66 @@ class Scheduler:
         for sequence in sorted(self._running, key=lambda s: s.n_pending > 1):
             if budget == 0:
                 break
-            # an earlier one in this loop may have taken its blocks
-            if sequence in self._running and self._make_room(sequence, planned):
+            if sequence not in self._running:  # an earlier one in this loop took its blocks
+                continue
+            sequence.catch_up()
+            if self._make_room(sequence, planned):
                 planned[sequence] = min(sequence.n_pending, budget)
                 budget -= planned[sequence]
         return [Chunk(sequence, n_tokens) for sequence, n_tokens in planned.items()]
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """Take a sequence out, and free its blocks or leave them to its next turn."""
+        """Take a sequence out, and release its blocks or leave them to its next turn."""
         sequence.finish_reason = reason
         if sequence in self._running:
             self._running.remove(sequence)
         else:
             self._waiting.remove(sequence)
-        if sequence.keeps_table:
-            self._kv_cache.park(sequence.table)
-        else:
-            sequence.table.release()
+        self._let_go(sequence)
 
     def _admit(self) -> None:
         """Let waiting sequences in, as long as there are blocks for all they have to compute now."""
         while self._waiting and len(self._running) < MAX_SEQUENCES:
             sequence = self._waiting[0]
-            table = sequence.table
-            self._kv_cache.unpark(table)
+            self._kv_cache.unpark(sequence.table)
             sequence.start()
-            if table.missing_blocks(len(sequence.tokens)) > self._kv_cache.n_available:
-                assert self._running, "one sequence alone always fits"
-                self._kv_cache.park(table)
+            if not self._reserve_first(sequence):
+                self._let_go(sequence)
                 return
-            table.reserve(len(sequence.tokens))
             self._running.append(self._waiting.popleft())
+
+    def _reserve_first(self, sequence: Sequence) -> bool:
+        """Reserve blocks for a sequence that is about to run, without the copy of a known block if that is too much."""
+        n_tokens = len(sequence.tokens)
+        if sequence.table.reserve(n_tokens):
+            return True
+        sequence.forget_shared_part()
+        return sequence.table.reserve(n_tokens) or (not self._running and self._reserve_alone(sequence))
 
     def _make_room(self, sequence: Sequence, planned: dict[Sequence, int]) -> bool:
         """Reserve blocks for all tokens of a sequence; False if it had to give up its own."""
-        while sequence.table.missing_blocks(len(sequence.tokens)) > self._kv_cache.n_available:
+        while not sequence.table.reserve(len(sequence.tokens)):
+            if len(self._running) == 1:
+                return self._reserve_alone(sequence)
             youngest = self._running.pop()
             youngest.table.release()
             planned.pop(youngest, None)
             self._waiting.appendleft(youngest)
             if youngest is sequence:
                 return False
-        sequence.table.reserve(len(sequence.tokens))
         return True
+
+    def _reserve_alone(self, sequence: Sequence) -> bool:
+        """Reserve blocks for the one sequence that runs: all there are, but for those that others have retained."""
+        for release_some in self._kv_cache.on_shortage:
+            release_some()
+        reserved = sequence.table.reserve(len(sequence.tokens))
+        assert reserved, "one sequence alone always fits"
+        return True
+
+    def _let_go(self, sequence: Sequence) -> None:
+        """Let others have the blocks of a sequence that does not run."""
+        if sequence.keeps_table:
+            self._kv_cache.park(sequence.table)
+        else:
+            sequence.table.release()

@@ -71,14 +71,25 @@ class Sequence:
         return self.tokens[self.n_prompt :]
 
     def start(self) -> None:
-        """Begin to compute: what the block table holds of the prompt is used, the rest of it forgotten.
+        """Begin to compute: what the block table or the prefix tree has of the prompt is used.
 
         The last id is always computed, because its logits are needed.
         """
-        n_cached = self.table.keep_common_prefix(self.tokens[:-1])
         if self._t_started is None:
             self._t_started = time.perf_counter()
-            self.stats.n_cached = n_cached
+        self.table.reuse(self.tokens[:-1])
+        self._count_cached(self.n_computed)
+
+    def catch_up(self) -> None:
+        """Use what other sequences have computed of the prompt since this one began."""
+        if self.n_pending > 1:
+            n_gained = self.table.catch_up(self.tokens[:-1])
+            self._count_cached(self.stats.n_cached + n_gained)
+
+    def forget_shared_part(self) -> None:
+        """Compute again what is known of a block that there is no room to copy."""
+        self.table.forget_shared_part()
+        self._count_cached(self.n_computed)
 
     def append(self, token: int) -> None:
         """Take the id chosen last: its text, and whether it ends the answer."""
@@ -107,6 +118,10 @@ class Sequence:
     def _emit(self, token: int, text: str) -> None:
         self.text += text
         self.pieces.append(Piece(token, text))
+
+    def _count_cached(self, n_cached: int) -> None:
+        if self.stats.n_generated == 0:  # later it is the sequence's own work that it finds again
+            self.stats.n_cached = n_cached
 
     def _count(self) -> None:
         now = time.perf_counter()

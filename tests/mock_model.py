@@ -11,6 +11,7 @@ from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
 from llmrun.runner.engine import Engine
 from llmrun.runner.kv_cache import BLOCK_TOKENS
+from llmrun.runner.model import BlockContents
 
 START, END, BOS = 256, 257, 258
 N_VOCAB = 320
@@ -93,6 +94,8 @@ class MockModel:
         self.batches: list[Batch] = []
         self.is_closed = False
 
+    kv_block_bytes = 4 * BLOCK_TOKENS
+
     def allocate_kv(self, n_blocks: int) -> None:
         self.memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)
 
@@ -110,6 +113,18 @@ class MockModel:
             history = self.memory[table].reshape(-1)[: batch.positions[token] + 1]
             logits[row] = self._logits(history.tolist())
         return logits
+
+    def read_kv(self, block: int, out: np.ndarray) -> None:
+        out[:] = self.memory[block].view(np.uint8)
+
+    def write_kv(self, block: int, data: BlockContents) -> None:
+        self.memory[block] = np.frombuffer(data, np.int32)
+
+    def copy_kv(self, source: int, target: int) -> None:
+        self.memory[target] = self.memory[source]
+
+    def fingerprint(self) -> str:
+        return "mock"
 
     def close(self) -> None:
         self.is_closed = True

@@ -151,10 +151,10 @@ def test_clearing_forgets_the_messages_and_frees_the_blocks() -> None:
     engine = mock_engine(MockModel(answers("fine")), TurnTemplate(), n_ctx=256)
     chat = engine.chat(system="s", params=GREEDY)
     talk(chat, "x")
-    assert engine._kv_cache.n_free == 3
+    assert engine.kv_cache.n_free == 3
     next(chat.send("y"))
     chat.clear()
-    assert (chat.messages, chat.system, engine._kv_cache.n_free) == ([], "s", 4)
+    assert (chat.messages, chat.system, engine.kv_cache.n_free) == ([], "s", 4)
     assert talk(chat, "x").stats.n_cached == 0
 
 

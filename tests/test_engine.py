@@ -19,7 +19,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=30)
 
 
 def n_free(engine: Engine) -> int:
-    return engine._kv_cache.n_free
+    return engine.kv_cache.n_available
 
 
 def read(engine: Engine, prompt: str, params: SamplingParams = GREEDY) -> list[int]:
@@ -235,7 +235,7 @@ def test_an_error_in_one_request_leaves_the_others_alone() -> None:
     with pytest.raises(CorruptFile):
         next(bad)
     assert bad.finish_reason == "error"
-    assert n_free(engine) == engine._kv_cache.n_blocks
+    assert n_free(engine) == engine.kv_cache.n_blocks
 
 
 def test_bos_comes_first_and_once() -> None:

@@ -142,6 +142,7 @@ def test_a_second_turn_is_a_new_start(path: Path, kv_type: str, monkeypatch: pyt
             pass
         in_chat = rows.copy()
         rows.clear()
+        engine.kv_cache.clear()
         fresh = engine.generate(second.prompt_ids, GREEDY)
         for _ in fresh:
             pass

@@ -1,6 +1,7 @@
 """What is computed when, and who gets the blocks."""
 
-import pytest
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_model import ByteTokenizer
@@ -12,9 +13,18 @@ from llmrun.runner.scheduler import MAX_SEQUENCES, Scheduler
 from llmrun.runner.sequence import Sequence
 
 
-def sequence(cache: KVCache, n_prompt: int, table: BlockTable | None = None) -> Sequence:
+def pool(n_blocks: int) -> KVCache:
+    return KVCache(n_blocks, lambda source, target: None)
+
+
+unique_ids = itertools.count(1000)
+
+
+def sequence(cache: KVCache, n_prompt: int, table: BlockTable | None = None, text: str = "") -> Sequence:
+    """A request for `text`, over and over, or for a prompt that begins like no other."""
+    prompt = list(text.encode()) or [next(unique_ids)]
     return Sequence(
-        [97] * n_prompt,
+        (prompt * (n_prompt // len(prompt) + 1))[:n_prompt],
         SamplingParams(temperature=0),
         ByteTokenizer(),  # type: ignore[arg-type]
         4096,
@@ -37,7 +47,7 @@ def compute(scheduler: Scheduler) -> list[tuple[Sequence, int]]:
 
 
 def test_decoding_comes_before_prompts_and_prompts_share_the_rest() -> None:
-    cache = KVCache(100)
+    cache = pool(100)
     scheduler = Scheduler(cache, tokens_per_step=50)
     a, b, c = (sequence(cache, n) for n in (20, 70, 10))
     for s in (a, b, c):
@@ -49,11 +59,11 @@ def test_decoding_comes_before_prompts_and_prompts_share_the_rest() -> None:
 
 
 def test_nothing_to_do_is_an_empty_step() -> None:
-    assert Scheduler(KVCache(1)).schedule() == []
+    assert Scheduler(pool(1)).schedule() == []
 
 
 def test_only_so_many_run_at_a_time() -> None:
-    cache = KVCache(200)
+    cache = pool(200)
     scheduler = Scheduler(cache)
     for _ in range(MAX_SEQUENCES + 3):
         scheduler.add(sequence(cache, 1))
@@ -61,7 +71,7 @@ def test_only_so_many_run_at_a_time() -> None:
 
 
 def test_the_youngest_gives_way_and_comes_back() -> None:
-    cache = KVCache(4)
+    cache = pool(4)
     scheduler = Scheduler(cache)
     old, young = sequence(cache, 120), sequence(cache, 120)
     scheduler.add(old)
@@ -73,12 +83,12 @@ def test_the_youngest_gives_way_and_comes_back() -> None:
     assert young.n_computed == 0
     assert young.table.blocks == []
     scheduler.finish(old, "cancelled")
-    assert compute(scheduler) == [(young, 129)]
+    assert compute(scheduler) == [(young, 129 - BLOCK_TOKENS)]  # its first block was not needed
     assert scheduler.sequences == [young]
 
 
 def test_one_that_cannot_get_in_waits_without_harm() -> None:
-    cache = KVCache(3)
+    cache = pool(3)
     scheduler = Scheduler(cache)
     first, second = sequence(cache, 100), sequence(cache, 100)
     scheduler.add(first)
@@ -87,20 +97,20 @@ def test_one_that_cannot_get_in_waits_without_harm() -> None:
     scheduler.finish(second, "cancelled")
     assert compute(scheduler) == [(first, 1)]
     scheduler.finish(first, "cancelled")
-    assert cache.n_free == 3
+    assert (cache.n_available, cache.n_free, cache.n_cached) == (3, 2, 1)
 
 
 def test_parked_tables_are_used_again_or_emptied_oldest_first() -> None:
-    cache = KVCache(4)
+    cache = pool(4)
     scheduler = Scheduler(cache)
     tables = [BlockTable(cache), BlockTable(cache)]
-    for table in tables:
-        s = sequence(cache, 70, table)
+    for table, text in zip(tables, "ab", strict=True):
+        s = sequence(cache, 70, table, text)
         scheduler.add(s)
         compute(scheduler)
         scheduler.finish(s, "stop")
-    assert (cache.n_free, cache.n_available) == (0, 4)
-    again = sequence(cache, 71, tables[0])
+    assert (cache.n_free, cache.n_available, cache.n_cached) == (0, 0, 2)
+    again = sequence(cache, 71, tables[0], "a")
     scheduler.add(again)
     assert compute(scheduler) == [(again, 1)]
     assert again.stats.n_cached == 70
@@ -110,59 +120,97 @@ def test_parked_tables_are_used_again_or_emptied_oldest_first() -> None:
     compute(scheduler)
     assert (tables[1].tokens, tables[1].blocks) == ([], [])  # the one not used for longer
     assert len(tables[0].tokens) == 71
+    assert (cache.n_free, cache.n_cached) == (0, 2)  # what was in its full block can still be found
 
 
 def test_the_last_token_of_a_known_prompt_is_computed_again() -> None:
-    cache = KVCache(4)
+    cache = pool(4)
     scheduler = Scheduler(cache)
     table = BlockTable(cache)
     for n_new in (70, 1):
-        s = sequence(cache, 70, table)
+        s = sequence(cache, 70, table, "a")
         scheduler.add(s)
         assert compute(scheduler) == [(s, n_new)]
         scheduler.finish(s, "stop")
 
 
-def test_block_tables_grow_and_shrink_by_whole_blocks() -> None:
-    cache = KVCache(10)
-    table = BlockTable(cache)
-    table.reserve(BLOCK_TOKENS + 1)
-    assert (len(table.blocks), cache.n_free) == (2, 8)
-    table.extend(range(BLOCK_TOKENS + 1))
-    assert table.keep_common_prefix([*range(BLOCK_TOKENS), -1]) == BLOCK_TOKENS
-    assert (len(table.blocks), cache.n_free) == (1, 9)
-    table.truncate(3)
-    assert table.tokens == [0, 1, 2]
-    assert len(table.blocks) == 1
-    table.release()
-    assert cache.n_free == 10
-    with pytest.raises(AssertionError):
-        table.extend([1])
+def test_a_prompt_that_another_is_computing_is_waited_for_and_shared() -> None:
+    cache = pool(40)
+    scheduler = Scheduler(cache, tokens_per_step=100)
+    first, second = (sequence(cache, 230, text="the same ") for _ in range(2))
+    scheduler.add(first)
+    scheduler.add(second)
+    assert compute(scheduler) == [(first, 100)]
+    assert compute(scheduler) == [(first, 100)]
+    assert compute(scheduler) == [(first, 30), (second, 38)]
+    assert (first.stats.n_cached, second.stats.n_cached) == (0, 3 * BLOCK_TOKENS)
+    assert first.table.blocks[:3] == second.table.blocks[:3]
+    assert cache.n_free == 40 - 5
 
 
-def test_asking_for_more_than_there_is_is_our_bug() -> None:
-    cache = KVCache(1)
-    cache.allocate()
-    with pytest.raises(AssertionError, match="out of KV blocks"):
-        cache.allocate()
+def test_without_room_for_a_copy_a_block_is_computed_again() -> None:
+    cache = pool(2)
+    scheduler = Scheduler(cache)
+    for text, n_new in (("a", 120), ("a", 120 - BLOCK_TOKENS), ("b", 120)):
+        s = sequence(cache, 119, text=text)
+        s.tokens.append(ord("x"))
+        scheduler.add(s)
+        assert compute(scheduler) == [(s, n_new)]
+        for _ in range(8):
+            compute(scheduler)
+        scheduler.finish(s, "stop")
+        assert (cache.n_free, cache.n_cached) == (0, 2)
 
 
-@settings(deadline=None, max_examples=60)
+def test_the_only_sequence_asks_for_what_others_retain() -> None:
+    cache = pool(2)
+    scheduler = Scheduler(cache)
+    first = sequence(cache, 100)
+    scheduler.add(first)
+    compute(scheduler)
+    retained = first.table.blocks.copy()
+    for block in retained:
+        cache.retain(block)
+
+    def release_all() -> None:
+        while retained:
+            cache.release(retained.pop())
+
+    cache.on_shortage.append(release_all)
+    scheduler.finish(first, "stop")
+    assert cache.n_available == 0
+    second = sequence(cache, 100)
+    scheduler.add(second)
+    assert compute(scheduler) == [(second, 100)]
+    assert retained == []
+
+
+TEXTS = ("a", "ab", "aaaaaaab" * 10, "b")
+
+
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_no_block_is_ever_lost_or_given_twice(data: st.DataObject) -> None:
-    cache = KVCache(6)
+    cache = pool(6)
     scheduler = Scheduler(cache, tokens_per_step=100)
     chats = [BlockTable(cache) for _ in range(2)]
     alive: list[Sequence] = []
+
+    def add(table: BlockTable | None) -> None:
+        n_prompt = data.draw(st.integers(1, 6 * BLOCK_TOKENS - 60))
+        alive.append(sequence(cache, n_prompt, table, data.draw(st.sampled_from(TEXTS))))
+        scheduler.add(alive[-1])
+
     for _ in range(40):
         busy = {s.table for s in alive}
-        match data.draw(st.sampled_from(["add", "chat", "step", "step", "finish"])):
+        idle = [table for table in chats if table not in busy]
+        match data.draw(st.sampled_from(["add", "chat", "fork", "step", "step", "step", "finish"])):
             case "add":
-                alive.append(sequence(cache, data.draw(st.integers(1, 6 * BLOCK_TOKENS - 60))))
-                scheduler.add(alive[-1])
-            case "chat" if idle := [table for table in chats if table not in busy]:
-                alive.append(sequence(cache, data.draw(st.integers(1, 200)), idle[0]))
-                scheduler.add(alive[-1])
+                add(None)
+            case "chat" if idle:
+                add(idle[0])
+            case "fork" if len(chats) < 5:
+                chats.append(data.draw(st.sampled_from(chats)).fork())
             case "step":
                 planned = compute(scheduler)
                 assert bool(planned) == bool(alive)
@@ -170,7 +218,22 @@ def test_no_block_is_ever_lost_or_given_twice(data: st.DataObject) -> None:
                 assert alive == [] or planned == [] or alive[0] in [s for s, _ in planned]
             case "finish" if alive:
                 scheduler.finish(alive.pop(data.draw(st.integers(0, len(alive) - 1))), "stop")
-        tables = {*chats, *(s.table for s in alive)}
-        used = [block for table in tables for block in table.blocks]
-        assert len(used) == len(set(used)) == cache.n_blocks - cache.n_free
-        assert all(len(table.blocks) >= blocks_for(len(table.tokens)) for table in tables)
+        check_holders(cache, [*chats, *(s.table for s in alive if s.table not in chats)])
+    for s in alive:
+        scheduler.finish(s, "cancelled")
+    for table in chats:
+        table.release()
+    assert cache.n_available == 6
+    cache.clear()
+    assert cache.n_free == 6
+
+
+def check_holders(cache: KVCache, tables: list[BlockTable]) -> None:
+    """Every block has as many holders as there are, and the free ones have none."""
+    held = [block for table in tables for block in table.blocks]
+    for block in range(cache.n_blocks):
+        assert cache._holders[block] == held.count(block) + (block in cache.tree)
+        assert (block in cache._free) == (cache._holders[block] == 0)
+        assert (block in cache.tree._idle) == (block in cache.tree and block not in held)
+    assert len(set(cache._free)) == cache.n_free
+    assert all(len(table.blocks) >= blocks_for(len(table.tokens)) for table in tables)
