@@ -10,12 +10,16 @@ class ExactProducts:
     """Four numbers of 8 or 4 bits times four integers, for each lane: by two byte products, or by two of 16 bits.
 
     The integers of four numbers take two words: their high bytes and their low bytes, or the first and third, and the
-    second and fourth. Where only signed bytes can be multiplied, 128 is taken from unsigned ones. Nibbles are unsigned
-    and suit every instruction; whatever they are multiplied with is signed.
+    second and fourth. Where only signed bytes can be multiplied, 128 is taken from unsigned ones, and low bytes are
+    made signed. Nibbles are unsigned and suit every instruction. What they are multiplied with is signed, so its low
+    bytes have seven bits.
     """
 
     def __init__(self, isa: Isa, bits: int):
         self.bits = bits
+        self.low_bits = 8 if bits == 8 else 7
+        self.largest = 127.0 * 2**self.low_bits
+        """Of the integers."""
         self.signed_only = simd.multiplies_signed(isa)
         self.by_bytes = self.signed_only or isa.dot.startswith("vnni")
 
@@ -25,14 +29,15 @@ class ExactProducts:
         if not self.by_bytes:
             return [first, second]
         low_bytes, high_bytes = s.like(first, 0x00FF00FF), s.like(first, 0xFF00FF00 - (1 << 32))
+        low = low_bytes if self.low_bits == 8 else s.like(first, 0x007F007F)
         return [
-            ((first >> 8) & low_bytes) | (second & high_bytes),
-            (first & low_bytes) | ((second & low_bytes) << 8),
+            ((first >> self.low_bits) & low_bytes) | ((second << (8 - self.low_bits)) & high_bytes),
+            (first & low) | ((second & low) << 8),
         ]
 
     def take_low_carry(self, q: V) -> V:
         """Signed integers so that the high byte, signed, and the low byte, signed, make them up."""
-        return q + ((q & 128) << 1) if self.by_bytes else q
+        return q + ((q & 128) << 1) if self.by_bytes and self.low_bits == 8 else q
 
     def zeros(self, s: Emitter) -> list[V]:
         """The accumulators of nothing."""
@@ -48,7 +53,7 @@ class ExactProducts:
 
     def total(self, sums: list[V]) -> V:
         """What accumulators hold."""
-        return (sums[0] << 8) + sums[1] if self.by_bytes else sums[0]
+        return (sums[0] << self.low_bits) + sums[1] if self.by_bytes else sums[0]
 
     def load(self, s: Emitter, address: V, *, signed: bool) -> list[list[V]]:
         """Four bytes for each lane, as `add` takes them; or four low nibbles, and four high ones."""

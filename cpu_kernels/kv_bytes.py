@@ -14,8 +14,9 @@ Keys and queries are turned before by a Hadamard matrix, 32 dimensions at a time
 are, times 32, and spreads the few dimensions that are much larger than the others, which would make the scale coarse.
 So are values of 4 bits; the weighted mean is turned back where it is finished (`attention_merge.py`).
 
-Products are exact integers. A query is quantised to 16 bits with one scale for the head; the weights of a block times
-the scales of its values to 15 bits, with one scale for the block. Both are far finer than the numbers they meet.
+Products are exact integers. A query is quantised to 16 bits, or 15 for nibbles, with one scale for the head; the
+weights of a block times the scales of its values to 15 bits, with one scale for the block. Both are far finer than the
+numbers they meet.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,6 @@ from llmrun.cpu_kernels.simd import Emitter
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, TILE, column_bytes
 from llmrun.cpu_kernels.vector import I8, I32, INTP, V, f32_tile
 
-_LARGEST = 32512.0  # 127 x 256
 _NEGLIGIBLE = 1e-30  # the largest weight times scale of a block that counts as nothing; its inverse is finite
 _ROUND = 12582912.0  # adding 1.5 x 2**23 leaves the rounded number in the low bits
 _ROUNDS = (64 * 0x4B400000) % 2**32 - 2**32  # 64 of these, as integers of 32 bits
@@ -163,7 +163,7 @@ def build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
             largest = s.maximum(largest, s.absolute(v))
         largest = s.reduce(largest, s.maximum)
         tiny = s.like(largest, _NEGLIGIBLE)
-        inverse = s.select_greater(largest, tiny, s.like(largest, _LARGEST) / largest, s.like(largest, 0.0))
+        inverse = s.select_greater(largest, tiny, s.like(largest, products.largest) / largest, s.like(largest, 0.0))
         quants = [s.to_i32(s.round_even(v * s.splat(inverse))) for v in values]
         for i, v in enumerate(quants):
             carried = products.take_low_carry(v)
@@ -172,7 +172,7 @@ def build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
         for b in range(head_dim // 32):
             total = s.reduce(quants[2 * b] + quants[2 * b + 1], lambda x, y: x + y)
             s.store(column + (starts + 4 * b), s.like(total, 0) - (total << (kv.key_bits - 1)))
-        s.store(column + (starts + head_dim // 8), largest * (1 / _LARGEST))
+        s.store(column + (starts + head_dim // 8), largest * (1 / products.largest))
 
     return take
 
@@ -268,14 +268,14 @@ def build_values(isa: Isa, head_dim: int, columns: int, kv: KVType) -> Callable:
         starts = []
         for t in range(columns):
             tiny = s.like(largest[t], _NEGLIGIBLE)
-            inverse = s.select_greater(largest[t], tiny, s.like(tiny, _LARGEST) / largest[t], s.zero_f32())
+            inverse = s.select_greater(largest[t], tiny, s.like(tiny, products.largest) / largest[t], s.zero_f32())
             q = [s.bitcast(s.fma(v, inverse, s.like(v, _ROUND)), I32, 16) for v in shares[t]]
             starts.append((q[0] + q[1]) + (q[2] + q[3]))
-            if products.signed_only or not signed:
+            if products.signed_only:
                 q = [products.take_low_carry(v) for v in q]
             for i, word in enumerate(products.words(s, q)):
                 s.store(planes + (128 * t + 64 * i), word)
-        column_scales = [s.first_lane(v) * (1 / _LARGEST) for v in largest]
+        column_scales = [s.first_lane(v) * (1 / products.largest) for v in largest]
         if signed:
             return column_scales, [s.constant(I32, 0)] * columns
         totals = [s.first_lane(v) for v in reduce_together(s, starts, lambda a, b: a + b)]

@@ -25,7 +25,7 @@ if supported() == ["portable"]:  # then it is what everybody here runs
 else:
     CASES += [("portable", "f16", 80), ("portable", "q8_0", 96), ("portable", "q4_0", 96)]
 # of values about 1; queries and weights are integers of 16 and 15 bits
-TOLERANCE = {"f16": 1e-5, "q8_0": 5e-4, "q8_q4": 5e-4, "q4_0": 5e-4}
+TOLERANCE = {name: 1e-5 if name == "f16" else 5e-4 for name in KV_TYPES}
 
 
 @dataclass(frozen=True)
