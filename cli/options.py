@@ -44,7 +44,11 @@ Threads = Annotated[
 ]
 KVTypeName = Annotated[
     str | None,
-    typer.Option("--kv-type", metavar="TYPE", help="Keys and values as f16 (default) or q8_0: half the memory."),
+    typer.Option(
+        "--kv-type",
+        metavar="TYPE",
+        help="Keys and values as f16 (default), q8_0 (half the memory), q8_q4 (0.4 of it) or q4_0 (a quarter, coarse).",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs to read.")]
 

@@ -18,7 +18,7 @@ from llmrun.cpu_kernels.attention_softmax import build_softmax
 from llmrun.cpu_kernels.fields import ATTENTION
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.kv_layouts import KV_LAYOUTS
+from llmrun.cpu_kernels.kv_layouts import layout_of
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.memory import load_i32, load_word, store_i32
 from llmrun.cpu_kernels.step import (
@@ -36,7 +36,8 @@ _LIMITS = 6 * BLOCK_TOKENS * TILE  # where the first and last visible token of e
 def build_attention(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     """The kernel for one head size and one type of keys and values."""
     take_queries, add_blocks = _build_take(isa, head_dim, kv), _build_add_blocks(isa, head_dim, kv)
-    clear, merge_runs, finish = (build(isa, head_dim) for build in (build_clear, build_merge_runs, build_finish))
+    clear, merge_runs = build_clear(isa, head_dim), build_merge_runs(isa, head_dim)
+    finish = build_finish(isa, head_dim, turned_values=kv.turns_values)
     result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
     assert attention_scratch_bytes(head_dim) >= MAX_COLUMNS * (q_bytes + 2 * result_bytes) + _LIMITS + 8 * TILE
 
@@ -112,9 +113,10 @@ def partials(op, item, result_bytes):
     return load_word(op + ATTENTION.partials) + item * n_runs * MAX_COLUMNS * result_bytes
 
 
-def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
+def build_attention_merge(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     """The kernel that merges the partial results where the runs were spread over the threads."""
-    clear, merge_runs, finish = (build(isa, head_dim) for build in (build_clear, build_merge_runs, build_finish))
+    clear, merge_runs = build_clear(isa, head_dim), build_merge_runs(isa, head_dim)
+    finish = build_finish(isa, head_dim, turned_values=kv.turns_values)
     result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
 
     def attention_merge(op, thread, n_threads):
@@ -139,7 +141,7 @@ def build_attention_merge(isa: Isa, head_dim: int) -> Callable:
 
 def _build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     """`take_queries(op, token, n_tokens, kv_head, q)`: the queries of a group's heads, column after column."""
-    take = KV_LAYOUTS[kv.name].build_take(isa, head_dim)
+    take = layout_of(kv).build_take(isa, head_dim, kv)
     q_bytes, scale = 4 * head_dim, np.float32(math.log2(math.e))  # weights are powers of two
 
     @device
@@ -159,13 +161,14 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     The thread goes on with `next_run`, so the first of its blocks is fetched meanwhile.
     """
     add1, add2, add3, add4 = (_build_add_block(isa, head_dim, kv, n) for n in (1, 2, 3, 4))
-    result_bytes, q_bytes, block_bytes = column_bytes(head_dim), 4 * head_dim, kv.head_bytes(head_dim)
+    result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
+    key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
 
     @device
     def place_of(op, token, block, kv_head):
         sequence = load_i32(load_word(op + ATTENTION.sequences) + 4 * token)
         table = load_word(op + ATTENTION.block_tables) + sequence * load_word(op + ATTENTION.table_stride)
-        return (load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head) * block_bytes
+        return load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head
 
     @device
     def add_blocks(op, where, run, next_run, q, weights, results):
@@ -174,9 +177,10 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
         columns, last = n_tokens * group, min((run + 1) * RUN_BLOCKS, end)
         for block in range(max(run * RUN_BLOCKS, begin), last):
             follower = block + 1 if block + 1 < last else next_run * RUN_BLOCKS
-            offset = place_of(op, token, block, kv_head)
-            ahead = place_of(op, token, follower, kv_head) - offset if follower < end else 0
-            keys, values = load_word(op + ATTENTION.k_cache) + offset, load_word(op + ATTENTION.v_cache) + offset
+            place = place_of(op, token, block, kv_head)
+            ahead = place_of(op, token, follower, kv_head) - place if follower < end else 0
+            keys = load_word(op + ATTENTION.k_cache) + place * key_bytes
+            values = load_word(op + ATTENTION.v_cache) + place * value_bytes
             here = position - block * BLOCK_TOKENS
             for c in range(0, columns, TILE):
                 a, b, n = q + c * q_bytes, results + c * result_bytes, min(columns - c, TILE)
@@ -197,22 +201,23 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
     """`add(q, keys, values, ahead, weights, results, here, c, group, window)`: one block for 1 to 4 columns.
 
     `here` is the position of the tile's first token counted from the block's first; `c` is the first column's number;
-    the next block is `ahead` bytes further.
+    the next block is `ahead` heads of a block further.
     """
-    layout = KV_LAYOUTS[kv.name]
-    scores = layout.build_scores(isa, head_dim, columns)
+    layout = layout_of(kv)
+    scores = layout.build_scores(isa, head_dim, columns, kv)
     softmax = build_softmax(isa, head_dim, columns)
-    add_values = layout.build_values(isa, head_dim, columns)
+    add_values = layout.build_values(isa, head_dim, columns, kv)
+    key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
 
     @device
     def add(q, keys, values, ahead, weights, results, here, c, group, window):
-        scores(q, keys, ahead, weights)
+        scores(q, keys, ahead * key_bytes, weights)
         for t in range(columns):
             visible = here + (c + t) // group + 1  # not more than 0 where the token is of an earlier block
             store_i32(weights + _LIMITS + 8 * t, types.int32(visible - window if window else 0))
             store_i32(weights + _LIMITS + 8 * t + 4, types.int32(visible))
         softmax(weights, weights + _LIMITS, results)
         visible = here + (c + columns - 1) // group + 1
-        add_values(weights, values, ahead, results, min(max(visible, 0), BLOCK_TOKENS))
+        add_values(weights, values, ahead * value_bytes, results, min(max(visible, 0), BLOCK_TOKENS))
 
     return add

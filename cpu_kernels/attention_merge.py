@@ -7,6 +7,7 @@ from numba import types
 
 from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.attention_softmax import LEAST_EXPONENT, power_of_two
+from llmrun.cpu_kernels.hadamard import turned
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.memory import store_f32
@@ -78,14 +79,17 @@ def build_merge_runs(isa: Isa, head_dim: int) -> Callable:
     return merge_runs
 
 
-def build_finish(isa: Isa, head_dim: int) -> Callable:
-    """`finish(total, out)`: the weighted mean, values over sum."""
+def build_finish(isa: Isa, head_dim: int, *, turned_values: bool) -> Callable:
+    """`finish(total, out)`: the weighted mean, values over sum; values that were turned are turned back."""
     emitted = simd.emitter_for(isa, 16)
 
     @emitted(types.void, INTP, INTP)
     def finish(s, total, out):
-        inverse = s.constant(FLOAT, 1.0, 16) / s.broadcast_f32(total + 4)
-        for i in range(head_dim // 16):
-            s.store(out + 64 * i, s.load_f32(total + (64 + 64 * i)) * inverse)
+        inverse = s.constant(FLOAT, 1 / 32 if turned_values else 1.0, 16) / s.broadcast_f32(total + 4)
+        means = [s.load_f32(total + (64 + 64 * i)) * inverse for i in range(head_dim // 16)]
+        if turned_values:
+            means = [v for i in range(0, len(means), 2) for v in turned(s, means[i : i + 2])]
+        for i, v in enumerate(means):
+            s.store(out + 64 * i, v)
 
     return finish

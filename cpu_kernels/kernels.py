@@ -12,7 +12,7 @@ def build(name: str, isa: Isa) -> Callable:
     from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS
 
     verb, _, what = name.partition("-")
-    size, _, kv_name = what.partition("-")  # of attention
+    size, _, kv_name = what.partition("-")  # of attention and merge
     builders: dict[str, Callable[[], Callable]] = {
         "send": interpreter.build_send,
         "run": interpreter.build_run,
@@ -22,7 +22,7 @@ def build(name: str, isa: Isa) -> Callable:
         "gated": lambda: rows.build_gated(isa, what),
         "rope": lambda: rope.build_rope(isa, KV_TYPES[what or DEFAULT]),
         "attention": lambda: attention.build_attention(isa, int(size), KV_TYPES[kv_name or DEFAULT]),
-        "merge": lambda: attention.build_attention_merge(isa, int(what)),
+        "merge": lambda: attention.build_attention_merge(isa, int(size), KV_TYPES[kv_name or DEFAULT]),
         "matmul": lambda: matmul.build_matmul(isa, PANEL_FORMATS[what]),
         "pack": lambda: pack.build_pack(isa, PANEL_FORMATS[what]),
         "embed": lambda: pack.build_embed(PANEL_FORMATS[what]),

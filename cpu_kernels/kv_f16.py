@@ -13,12 +13,13 @@ from numba import types
 from llmrun.cpu_kernels import simd
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
+from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.memory import load_f32, store_f16
 from llmrun.cpu_kernels.step import BLOCK_TOKENS, column_bytes
 from llmrun.cpu_kernels.vector import FLOAT, INTP, f32_tile
 
 
-def build_store(_isa: Isa) -> Callable:
+def build_store(_isa: Isa, _kv: KVType) -> Callable:
     """`store(k, v, keys, values, slot, n)`: n floats each of a key and a value become token `slot` of a block."""
 
     @device
@@ -32,7 +33,7 @@ def build_store(_isa: Isa) -> Callable:
     return store
 
 
-def build_take(isa: Isa, head_dim: int) -> Callable:
+def build_take(isa: Isa, head_dim: int, _kv: KVType) -> Callable:
     """`take(q, column, scale)`: the query of a head, times `scale`, as `scores` reads it."""
     emitted = simd.emitter_for(isa, 16)
 
@@ -44,7 +45,7 @@ def build_take(isa: Isa, head_dim: int) -> Callable:
     return take
 
 
-def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
+def build_scores(isa: Isa, head_dim: int, columns: int, _kv: KVType) -> Callable:
     """`scores(q, keys, ahead, out)`: the scores of a block's tokens, 64 floats a column.
 
     Each is a running sum over the head's dimensions; lane = token. What lies `ahead` bytes further is fetched.
@@ -89,7 +90,7 @@ def build_scores(isa: Isa, head_dim: int, columns: int) -> Callable:
     return scores
 
 
-def build_values(isa: Isa, head_dim: int, columns: int) -> Callable:
+def build_values(isa: Isa, head_dim: int, columns: int, _kv: KVType) -> Callable:
     """`values(weights, values, ahead, results, n)`: adds a block's first n values, weighted, to each column's result.
 
     A running sum over the tokens; lane = dimension. What was there is multiplied by the result's factor before.

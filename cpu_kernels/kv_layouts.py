@@ -2,6 +2,10 @@
 
 from types import ModuleType
 
-from llmrun.cpu_kernels import kv_f16, kv_q8_0
+from llmrun.cpu_kernels import kv_bytes, kv_f16
+from llmrun.cpu_kernels.kv_types import KVType
 
-KV_LAYOUTS: dict[str, ModuleType] = {"f16": kv_f16, "q8_0": kv_q8_0}
+
+def layout_of(kv: KVType) -> ModuleType:
+    """The module of a type."""
+    return kv_f16 if kv.key_bits == 16 else kv_bytes

@@ -157,7 +157,7 @@ class ProgramBuilder:
             "max_blocks": step.max_blocks, **where,
         }  # fmt: skip
         self._add(f"attention-{head_dim}{self.kv.suffix}", ATTENTION, **fields)
-        self._add(f"merge-{head_dim}", ATTENTION, **fields)
+        self._add(f"merge-{head_dim}{self.kv.suffix}", ATTENTION, **fields)
         return out.produced_by(
             self._add(
                 "quantise", QUANTISE, n_tokens=step.address("n_tokens"), x=out.floats, x_stride=out.stride, n=out.n,

@@ -8,8 +8,8 @@ from numba import types
 from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
-from llmrun.cpu_kernels.kv_layouts import KV_LAYOUTS
-from llmrun.cpu_kernels.kv_types import KVType
+from llmrun.cpu_kernels.kv_layouts import layout_of
+from llmrun.cpu_kernels.kv_types import KVType, dim_bytes
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.rows import build_norm_sum
 from llmrun.cpu_kernels.share import share
@@ -18,8 +18,8 @@ from llmrun.cpu_kernels.step import BLOCK_TOKENS
 
 def build_rope(isa: Isa, kv: KVType) -> Callable:
     """The kernel for one type of keys and values."""
-    prepare, store = _build_prepare(isa), KV_LAYOUTS[kv.name].build_store(isa)
-    dim_bytes = kv.dim_bytes
+    prepare, store = _build_prepare(isa), layout_of(kv).build_store(isa, kv)
+    key_dim_bytes, value_dim_bytes = dim_bytes(kv.key_bits), dim_bytes(kv.value_bits)
 
     @device
     def turn_query(op, t, head, n):
@@ -39,8 +39,10 @@ def build_rope(isa: Isa, kv: KVType) -> Callable:
         sequence = load_i32(load_word(op + ROPE.sequences) + 4 * t)
         table = load_word(op + ROPE.block_tables) + sequence * load_word(op + ROPE.table_stride)
         block, slot = load_i32(table + 4 * (position // BLOCK_TOKENS)), position % BLOCK_TOKENS
-        offset = (block * load_word(op + ROPE.n_kv_heads) + head) * (n * dim_bytes)
-        store(k, v, load_word(op + ROPE.k_cache) + offset, load_word(op + ROPE.v_cache) + offset, slot, n)
+        dims = (block * load_word(op + ROPE.n_kv_heads) + head) * n
+        keys = load_word(op + ROPE.k_cache) + dims * key_dim_bytes
+        values = load_word(op + ROPE.v_cache) + dims * value_dim_bytes
+        store(k, v, keys, values, slot, n)
 
     def rope(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + ROPE.n_tokens)), load_word(op + ROPE.head_dim)

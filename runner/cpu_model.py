@@ -54,12 +54,13 @@ class CPUModel:
         self._program: np.ndarray | None = None
         self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name != EMBEDDING)
         """Bytes of weights that a token reads."""
-        self.kv_block_bytes = 2 * self.config.n_layers * self._kv_layer_bytes
+        self.kv_block_bytes = self.config.n_layers * sum(self._kv_layer_bytes)
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
-        shape = (self.config.n_layers, n_blocks, self._kv_layer_bytes)
-        self._kv = zeros(math.prod(shape)).reshape(shape), zeros(math.prod(shape)).reshape(shape)
+        shapes = [(self.config.n_layers, n_blocks, n_bytes) for n_bytes in self._kv_layer_bytes]
+        keys, values = (zeros(math.prod(shape)).reshape(shape) for shape in shapes)
+        self._kv = keys, values
         self._program = self._builder.finish(self._library, self._kv)
 
     def forward(self, batch: Batch) -> np.ndarray:
@@ -89,13 +90,15 @@ class CPUModel:
         return fingerprint(self.config, self._tensors, self.kv_type, self._isa)
 
     @property
-    def _kv_layer_bytes(self) -> int:
-        """Bytes of the keys, or of the values, that a block holds of one layer."""
-        return self.config.n_kv_heads * self.kv_type.head_bytes(self.config.head_dim)
+    def _kv_layer_bytes(self) -> tuple[int, int]:
+        """Bytes of the keys, and of the values, that a block holds of one layer."""
+        n_heads, head_dim = self.config.n_kv_heads, self.config.head_dim
+        return n_heads * self.kv_type.key_bytes(head_dim), n_heads * self.kv_type.value_bytes(head_dim)
 
-    def _by_layer(self, block: np.ndarray) -> np.ndarray:
+    def _by_layer(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert block.size == self.kv_block_bytes, (block.size, self.kv_block_bytes)
-        return block.reshape(2, self.config.n_layers, self._kv_layer_bytes)
+        keys, values = np.split(block, [self.config.n_layers * self._kv_layer_bytes[0]])
+        return keys.reshape(self.config.n_layers, -1), values.reshape(self.config.n_layers, -1)
 
     def _kv_memory(self) -> tuple[np.ndarray, np.ndarray]:
         assert self._kv is not None, "allocate_kv comes first"

@@ -23,7 +23,7 @@ def load_model(
     """Load the weights of a file onto the CPU.
 
     `n_threads` defaults to the processors that this process may use; `isa` forces an instruction set; `kv_type`
-    is how keys and values are stored, "f16" (the default) or "q8_0".
+    is how keys and values are stored, a name of KV_TYPES ("f16" is the default).
 
     Raises UsageError for a number of threads or a type that makes no sense.
     """

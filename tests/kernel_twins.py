@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmrun.cpu_kernels.kv_types import KVType
+
 
 def quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Activations (n_tokens, n) float32 as int32 (n_tokens, n) of one byte and float32 scales (n_tokens, n / 16).
@@ -92,40 +94,47 @@ class Cache:
 
 @dataclass(frozen=True)
 class ByteCache:
-    """Keys and values (n_blocks, n_kv_heads, 64, head_dim) int8, with a scale (..., head_dim / 32) float16 for 32."""
+    """Keys and values (n_blocks, n_kv_heads, 64, head_dim) int8, with a scale (..., head_dim / 32) float16 for 32.
 
+    They are numbers of 8 or 4 bits, as the type says.
+    """
+
+    kv: KVType
     keys: np.ndarray
     values: np.ndarray
     key_scales: np.ndarray
     value_scales: np.ndarray
 
     @classmethod
-    def of(cls, cache: Cache) -> "ByteCache":
-        """Quantise, keys after they are turned; what is not a number gets scales that are not."""
-        keys, key_scales = bytes_and_scales(turned(cache.keys.astype(np.float32)))
-        values, value_scales = bytes_and_scales(cache.values.astype(np.float32))
-        return cls(keys, values, key_scales, value_scales)
+    def of(cls, cache: Cache, kv: KVType) -> "ByteCache":
+        """Quantise, what is turned after that; what is not a number gets scales that are not."""
+        keys, key_scales = numbers_and_scales(turned(cache.keys.astype(np.float32)), kv.key_bits)
+        wide = cache.values.astype(np.float32)
+        values, value_scales = numbers_and_scales(turned(wide) if kv.turns_values else wide, kv.value_bits)
+        return cls(kv, keys, values, key_scales, value_scales)
 
     def floats(self) -> Cache:
-        """What the bytes stand for."""
+        """What the numbers stand for."""
         pairs = ((self.keys, self.key_scales), (self.values, self.value_scales))
-        keys, values = (bytes_ * np.repeat(scales.astype(np.float64), 32, axis=-1) for bytes_, scales in pairs)
-        return Cache(turned(keys) / 32, values)
+        keys, values = (numbers * np.repeat(scales.astype(np.float64), 32, axis=-1) for numbers, scales in pairs)
+        return Cache(turned(keys) / 32, turned(values) / 32 if self.kv.turns_values else values)
 
     def stored_keys(self) -> np.ndarray:
-        """As the cache holds them: scales, then four dimensions of sixteen tokens, with 128 added; uint8."""
-        n_blocks, n_heads, _, head_dim = self.keys.shape
-        words = (self.keys.view(np.uint8) ^ 128).reshape(n_blocks, n_heads, 4, 16, head_dim // 4, 4).swapaxes(3, 4)
-        return _with_scales(self.key_scales, words)
+        """As the cache holds them: scales, then four bytes of sixteen tokens, bytes with 128 added; uint8."""
+        packed = self.keys.view(np.uint8) ^ 128 if self.kv.key_bits == 8 else _nibbles(self.keys)
+        n_blocks, n_heads, _, n = packed.shape
+        return _with_scales(self.key_scales, packed.reshape(n_blocks, n_heads, 4, 16, n // 4, 4).swapaxes(3, 4))
 
     def stored_values(self) -> np.ndarray:
-        """As the cache holds them: scales, then one dimension of four tokens, 16 apart; uint8."""
-        n_blocks, n_heads, _, head_dim = self.values.shape
-        words = self.values.view(np.uint8).reshape(n_blocks, n_heads, 4, 16, head_dim // 32, 32)
+        """As the cache holds them: scales, then one byte of four tokens, 16 apart; uint8."""
+        packed = self.values.view(np.uint8) if self.kv.value_bits == 8 else _nibbles(self.values)
+        n_blocks, n_heads, _, n = packed.shape
+        width = 4 * self.kv.value_bits  # bytes of 32 values
+        words = packed.reshape(n_blocks, n_heads, 4, 16, n // width, width)
         return _with_scales(self.value_scales, words.transpose(0, 1, 4, 3, 5, 2))
 
     @classmethod
-    def from_stored(cls, keys: np.ndarray, values: np.ndarray, head_dim: int) -> "ByteCache":
+    def from_stored(cls, kv: KVType, keys: np.ndarray, values: np.ndarray, head_dim: int) -> "ByteCache":
         """The reverse of the two."""
         n_blocks, n_heads, _ = keys.shape
         n_scales = 128 * (head_dim // 32)
@@ -133,12 +142,28 @@ class ByteCache:
             array[..., :n_scales].copy().view(np.float16).reshape(n_blocks, n_heads, -1, 64).swapaxes(2, 3)
             for array in (keys, values)
         ]
-        shape = (n_blocks, n_heads, 64, head_dim)
-        key_words = keys[..., n_scales:].reshape(n_blocks, n_heads, 4, head_dim // 4, 16, 4).swapaxes(3, 4)
-        value_words = values[..., n_scales:].reshape(n_blocks, n_heads, head_dim // 32, 16, 32, 4)
-        value_words = value_words.transpose(0, 1, 5, 3, 2, 4)
-        found = [np.ascontiguousarray(words).reshape(shape) for words in (key_words ^ 128, value_words)]
-        return cls(found[0].view(np.int8), found[1].view(np.int8), scales[0], scales[1])
+        shape, width = (n_blocks, n_heads, 64, -1), 4 * kv.value_bits
+        key_words = keys[..., n_scales:].reshape(n_blocks, n_heads, 4, -1, 16, 4).swapaxes(3, 4)
+        value_words = values[..., n_scales:].reshape(n_blocks, n_heads, -1, 16, width, 4).transpose(0, 1, 5, 3, 2, 4)
+        packed_keys, packed_values = (np.ascontiguousarray(words).reshape(shape) for words in (key_words, value_words))
+        return cls(
+            kv,
+            (packed_keys ^ 128).view(np.int8) if kv.key_bits == 8 else _from_nibbles(packed_keys),
+            packed_values.view(np.int8) if kv.value_bits == 8 else _from_nibbles(packed_values),
+            *scales,
+        )
+
+
+def _nibbles(numbers: np.ndarray) -> np.ndarray:
+    """Rows of -8..7 as bytes: the first sixteen of 32 low, the others high, with 8 added."""
+    halves = (numbers + 8).astype(np.uint8).reshape(*numbers.shape[:-1], -1, 2, 16)
+    return (halves[..., 0, :] | (halves[..., 1, :] << 4)).reshape(*numbers.shape[:-1], -1)
+
+
+def _from_nibbles(packed: np.ndarray) -> np.ndarray:
+    sixteens = packed.reshape(*packed.shape[:-1], -1, 16)
+    halves = np.stack([sixteens & 15, sixteens >> 4], axis=-2).astype(np.int8) - np.int8(8)
+    return halves.reshape(*packed.shape[:-1], -1)
 
 
 def _with_scales(scales: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -157,14 +182,23 @@ def turned(x: np.ndarray) -> np.ndarray:
     return blocks.reshape(x.shape)
 
 
-def bytes_and_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of floats as int8 (..., n) and float16 scales (..., n / 32), float32 throughout."""
+def numbers_and_scales(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of floats as int8 (..., n) and float16 scales (..., n / 32), float32 throughout.
+
+    Numbers of 8 bits are -127..127; of 4 bits -8..7, and the largest is -8.
+    """
     blocks = x.reshape(*x.shape[:-1], -1, 32)
-    scales = (np.abs(blocks).max(axis=-1) * np.float32(1 / 127)).astype(np.float16)
+    highest, lowest = blocks.max(axis=-1), blocks.min(axis=-1)
+    if bits == 8:
+        wanted = np.maximum(highest, -lowest) * np.float32(1 / 127)
+    else:
+        wanted = np.where(highest > -lowest, highest, lowest) * np.float32(-1 / 8)
+    scales = wanted.astype(np.float16)
     wide = scales.astype(np.float32)
-    inverse = np.where(wide > 0, np.float32(1), np.float32(0)) / np.where(wide > 0, wide, np.float32(1))
-    quants = np.clip(np.rint(np.nan_to_num(blocks * inverse[..., None])), -127, 127).astype(np.int8)
-    return quants.reshape(x.shape), scales
+    inverse = np.where(wide != 0, np.float32(1), np.float32(0)) / np.where(wide != 0, wide, np.float32(1))
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    numbers = np.clip(np.rint(np.nan_to_num(blocks * inverse[..., None])), low, high).astype(np.int8)
+    return numbers.reshape(x.shape), scales
 
 
 def attention(

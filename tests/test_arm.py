@@ -21,7 +21,15 @@ ISAS = ("dotprod", "i8mm")
 QUANTISED = [name for name in FORMAT_NAMES if name.startswith("Q")]
 OTHERS = {  # the two differ in matrix products only
     "dotprod": ["matmul-F16", "attention-64", "norm", "run", "rope"],
-    "i8mm": ["attention-64-q8_0", "quantise", "rope-q8_0", "gated-silu"],
+    "i8mm": [
+        "attention-64-q8_0",
+        "attention-64-q4_0",
+        "merge-64-q4_0",
+        "quantise",
+        "rope-q8_0",
+        "rope-q4_0",
+        "gated-silu",
+    ],
 }
 GROUP_SDOTS = 16  # of one column: 32 weights of 8 rows, 16 products an instruction
 
@@ -115,8 +123,9 @@ def test_nothing_of_another_processor_or_library_is_used(compiled: dict[str, Com
         assert not re.search(r"\bbl\s+__", assembly), path.name  # functions of a compiler's run-time library
 
 
-def test_attention_multiplies_bytes(compiled: dict[str, Compiled]) -> None:
-    loops = list(compiled["i8mm"].loops("attention-64-q8_0"))
+@pytest.mark.parametrize("kv", ["q8_0", "q4_0"])
+def test_attention_multiplies_bytes(compiled: dict[str, Compiled], kv: str) -> None:
+    loops = list(compiled["i8mm"].loops(f"attention-64-{kv}"))
     for columns in (1, 2, 3, 4):  # scores: 32 dimensions of 8 tokens, two bytes of the query
         assert any(loop.count("sdot") == 2 * GROUP_SDOTS * columns for loop in loops), columns
 

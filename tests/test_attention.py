@@ -18,13 +18,14 @@ N_KV_HEADS, MAX_BLOCKS, N_BLOCKS = 2, 4, 12
 TABLES = np.array([[7, 2, 9, 5], [3, 0, -1, -1], [11, 4, 1, -1]], np.int32)
 LENGTHS = (203, 70, 130)  # tokens that each sequence has in the cache
 
-DIMS = {"f16": HEAD_DIMS, "q8_0": (64, 96, 256)}
+DIMS = {"f16": HEAD_DIMS, "q8_0": (64, 96, 256), "q8_q4": (96,), "q4_0": (64, 96)}
 CASES = [(isa, kv, head_dim) for isa in ("avx512vnni", "avx2") for kv, dims in DIMS.items() for head_dim in dims]
 if supported() == ["portable"]:  # then it is what everybody here runs
     CASES = list(dict.fromkeys(("portable", kv, head_dim) for _, kv, head_dim in CASES))
 else:
-    CASES += [("portable", "f16", 80), ("portable", "q8_0", 96)]
-TOLERANCE = {"f16": 1e-5, "q8_0": 5e-4}  # of values about 1; queries and weights are integers of 16 and 15 bits
+    CASES += [("portable", "f16", 80), ("portable", "q8_0", 96), ("portable", "q4_0", 96)]
+# of values about 1; where values have 8 bits, weights are integers of 15 bits, else of 14 bits and a sign
+TOLERANCE = {name: {16: 1e-5, 8: 5e-4, 4: 1e-3}[kv.value_bits] for name, kv in KV_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def new_cache(kv: str, head_dim: int) -> Cache | ByteCache:
             n = min(64, length - first)
             for array in (cache.keys, cache.values):
                 array[block, :, :n] = rng.normal(size=(N_KV_HEADS, n, head_dim))
-    return ByteCache.of(cache) if kv == "q8_0" else cache
+    return cache if kv == "f16" else ByteCache.of(cache, KV_TYPES[kv])
 
 
 def queries(tokens: Tokens, group: int, head_dim: int) -> np.ndarray:
@@ -81,7 +82,7 @@ def expected(batch: str, group: int, kv: str, head_dim: int, window: int) -> np.
 
 def names(kv: str, head_dim: int) -> tuple[str, str]:
     """The two kernels."""
-    return f"attention-{head_dim}{KV_TYPES[kv].suffix}", f"merge-{head_dim}"
+    return f"attention-{head_dim}{KV_TYPES[kv].suffix}", f"merge-{head_dim}{KV_TYPES[kv].suffix}"
 
 
 def attend(
@@ -90,7 +91,7 @@ def attend(
 ) -> np.ndarray:  # fmt: skip
     """What the two kernels make of a batch: (n_tokens, n_heads, head_dim)."""
     n_tokens, n_heads, head_dim = q.shape
-    group, kv = n_heads // N_KV_HEADS, "q8_0" if isinstance(cache, ByteCache) else "f16"
+    group, kv = n_heads // N_KV_HEADS, cache.kv.name if isinstance(cache, ByteCache) else "f16"
     step = Step(max(n_tokens, len(tables)), MAX_BLOCKS, N_KV_HEADS, group, n_threads, {})
     nothing = np.zeros(0, np.int32)
     step.fill(np.zeros(n_tokens, np.int32), tokens.positions, tokens.sequences, tables, nothing)
@@ -134,8 +135,9 @@ def test_a_token_is_the_same_in_any_company(isa: str, kv: str, head_dim: int, gr
     cache = new_cache(kv, head_dim)
     together = attend(isa, queries(MIXED, group, head_dim), cache, MIXED, window=90)
     moved = np.random.default_rng(0).permutation(N_BLOCKS).astype(np.int32)
-    arrays = (getattr(cache, field.name) for field in dataclasses.fields(cache))
-    elsewhere = type(cache)(*(array[np.argsort(moved)] for array in arrays))
+    fields = {field.name: getattr(cache, field.name) for field in dataclasses.fields(cache)}
+    arrays = {name: x[np.argsort(moved)] for name, x in fields.items() if isinstance(x, np.ndarray)}
+    elsewhere = dataclasses.replace(cache, **arrays)
     tables = np.where(TABLES < 0, -1, moved[TABLES]).astype(np.int32)
     for i in (0, 1, 17, 40, 41, 44):
         tokens = Tokens(MIXED.positions[i : i + 1], MIXED.sequences[i : i + 1])
@@ -179,5 +181,8 @@ def test_large_scores_do_not_overflow(isa: str, kv: str, head_dim: int) -> None:
     exact = attention(q, cache.floats(), MIXED.positions, MIXED.sequences, TABLES, window=0)
     # the scores' own rounding is what counts: 1000 x 2**-24 in the exponent, or that of queries of 16 bits
     np.testing.assert_allclose(
-        attend(isa, q, cache, MIXED, window=0), exact, rtol=0, atol={"f16": 5e-3, "q8_0": 0.2}[kv]
+        attend(isa, q, cache, MIXED, window=0),
+        exact,
+        rtol=0,
+        atol={"f16": 5e-3, "q8_0": 0.2, "q8_q4": 0.2, "q4_0": 0.2}[kv],
     )

@@ -1,6 +1,5 @@
 """The kernels that work row by row, against float64 or to the bit; products and attention have files of their own."""
 
-import math
 from collections.abc import Callable
 
 import activation_records
@@ -8,9 +7,10 @@ import numpy as np
 import pytest
 from gguf_files import random_stored
 from kernel_runner import FORMAT_NAMES, Guarded, count, kernels, vector_isas
-from kernel_twins import ByteCache, Cache, bytes_and_scales, gelu, quantise, rms_norm, rope, silu, turned
+from kernel_twins import ByteCache, Cache, gelu, numbers_and_scales, quantise, rms_norm, rope, silu, turned
 
 from llmrun.cpu_kernels.fields import EMBED, GATED, NORM, PACK, QUANTISE, ROPE
+from llmrun.cpu_kernels.kv_types import KV_TYPES
 from llmrun.cpu_kernels.packing import PanelSize
 from llmrun.quant_formats.formats import format_named
 
@@ -306,16 +306,22 @@ def test_rope(isa: str, head_dim: int, rope_dim: int, group: int, *, paired: boo
 
 
 @pytest.mark.parametrize(("head_dim", "group"), [(64, 1), (96, 3), (256, 7)])
+@pytest.mark.parametrize("kv_name", ["q8_0", "q4_0"])
 @pytest.mark.parametrize("isa", ISAS)
-def test_rope_stores_bytes(isa: str, head_dim: int, group: int) -> None:
-    """The bytes of values to the bit, and keys within what 8 bits of the 32 turned ones allow."""
+def test_rope_stores_few_bits(isa: str, kv_name: str, head_dim: int, group: int) -> None:
+    """Values to the bit, and keys within what the bits of the 32 turned ones allow."""
+    kv = KV_TYPES[kv_name]
     case = RopeCase(head_dim, head_dim, group, extras=True)
-    case.v[0] *= 1e-9  # below the smallest half
+    case.v[0] = -case.biases[2]  # nothing but zeros
+    case.v[1] = -case.biases[2] + 1e-9  # some below the smallest half
+    added = case.v + case.biases[2]
     found = []
     for n_threads in (1, 2):
-        shape = (case.n_blocks, case.n_kv_heads, 68 * head_dim)
-        keys, values = Guarded(math.prod(shape)), Guarded(math.prod(shape))
-        q = case.run_into(isa, n_threads, "rope-q8_0", keys.bytes, values.bytes, paired=False)
+        keys, values = (
+            Guarded(case.n_blocks * case.n_kv_heads * n_bytes)
+            for n_bytes in (kv.key_bytes(head_dim), kv.value_bytes(head_dim))
+        )
+        q = case.run_into(isa, n_threads, f"rope-{kv_name}", keys.bytes, values.bytes, paired=False)
         for memory in (keys, values):
             memory.check()
         found.append((q, keys.bytes.copy(), values.bytes.copy()))
@@ -323,15 +329,17 @@ def test_rope_stores_bytes(isa: str, head_dim: int, group: int) -> None:
         np.testing.assert_array_equal(one, two)
     q, *stored = found[0]
     np.testing.assert_array_equal(q, case.run(isa, 1, paired=False)[0])
-    cache = ByteCache.from_stored(*(array.reshape(shape) for array in stored), head_dim)
+    keys, values = (array.reshape(case.n_blocks, case.n_kv_heads, -1) for array in stored)
+    cache = ByteCache.from_stored(kv, keys, values, head_dim)
     where = (case.tables[case.sequences, case.positions // 64], slice(None), case.positions % 64)
-    values, scales = bytes_and_scales(case.v + case.biases[2])
-    np.testing.assert_array_equal(cache.values[where], values)
+    numbers, scales = numbers_and_scales(turned(added) if kv.turns_values else added, kv.value_bits)
+    np.testing.assert_array_equal(cache.values[where], numbers)
     np.testing.assert_array_equal(cache.value_scales[where], scales)
     expected = turned(case.prepared(case.k, 1, paired=False))
     largest = np.repeat(np.abs(expected.reshape(*expected.shape[:-1], -1, 32)).max(-1), 32, axis=-1)
     keys = cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)
-    assert (np.abs(keys - expected) <= 0.51 / 127 * largest + 1e-6).all()
+    rounding = 0.51 / 127 if kv.key_bits == 8 else 1.01 / 8  # the largest of the other sign is cut off at 7
+    assert (np.abs(keys - expected) <= rounding * largest + 1e-6).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -33,12 +33,14 @@ from llmrun.runner.sampler import SamplingParams
 TEXTS = [np.random.default_rng(i).integers(0, N_VOCAB, n) for i, n in enumerate((560, *3 * [N_OTHER_TOKENS]))]
 PROMPT = TEXTS[0]
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
-MODELS = [(ARCHITECTURES[i % 4], name, ("f16", "q8_0")[(i + i // 4) % 2]) for i, name in enumerate(FORMAT_NAMES)]
-"""Every format, and every architecture with both types of keys and values."""
+KV_NAMES = ("f16", "q8_0", "q4_0")
+MODELS = [(ARCHITECTURES[i % 4], name, KV_NAMES[(i + i // 4) % 3]) for i, name in enumerate(FORMAT_NAMES)]
+MODELS.append(("gemma3", "Q4_K", "q8_0"))
+"""Every format, and every architecture with every type of keys and values."""
 
 
 def load(path: Path, n_threads: int, isa: str | None = None) -> CPUModel:
-    kv_type = "q8_0" if "q8_0" in path.name else "f16"
+    kv_type = next(name for name in KV_NAMES if name in path.name)
     with GGUFFile.open(path) as gguf:
         return CPUModel(gguf, n_threads, isa=isa, kv_type=kv_type)
 

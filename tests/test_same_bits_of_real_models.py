@@ -39,7 +39,7 @@ def path(request: pytest.FixtureRequest) -> Path:
     return found
 
 
-@pytest.fixture(scope="module", params=["f16", "q8_0"])
+@pytest.fixture(scope="module", params=["f16", "q8_0", "q4_0"])
 def kv_type(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
