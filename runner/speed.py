@@ -7,8 +7,7 @@ import numpy as np
 from llmrun.runner.batch import Batch
 from llmrun.runner.kv_cache import BLOCK_TOKENS, blocks_for
 from llmrun.runner.model import Model
-
-CHUNK_TOKENS = 512  # tokens of prompt per forward pass, as in the engine
+from llmrun.runner.scheduler import TOKENS_PER_STEP
 
 
 class SpeedTest:
@@ -25,13 +24,14 @@ class SpeedTest:
         self.n_max = n_blocks * BLOCK_TOKENS
 
     def prefill(self, n_tokens: int) -> float:
-        """Put `n_tokens` tokens into every sequence, from position 0 on; returns the seconds it took."""
+        """Put `n_tokens` tokens into every sequence, in chunks as the engine does; returns the seconds it took."""
         assert n_tokens <= self.n_max
         start = time.perf_counter()
         for row in range(self.batch):
-            for first in range(0, n_tokens, CHUNK_TOKENS):
-                n = min(CHUNK_TOKENS, n_tokens - first)
-                self._forward(np.full(n, row, np.int32), np.arange(first, first + n, dtype=np.int32), [n - 1])
+            for first in range(0, n_tokens, TOKENS_PER_STEP):
+                n = min(TOKENS_PER_STEP, n_tokens - first)
+                logit_rows = [n - 1] if first + n == n_tokens else []
+                self._forward(np.full(n, row, np.int32), np.arange(first, first + n, dtype=np.int32), logit_rows)
         return time.perf_counter() - start
 
     def decode(self, depth: int, n_steps: int) -> float:
