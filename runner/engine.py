@@ -236,7 +236,7 @@ class Engine:
 
     @functools.cached_property
     def grammar_compiler(self) -> "GrammarCompiler":
-        """What turns grammars into constraints for answers of this model; made when it is first needed."""
+        """Makes constraints for `submit`; the first use takes 0.2 s, or 1 s with a vocabulary of 262,144."""
         from llmrun.runner.grammar_compiler import GrammarCompiler
 
         return GrammarCompiler(self.tokenizer, self.model.config.n_vocab)
