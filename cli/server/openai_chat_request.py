@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llmrun.cli.server.errors import BadRequest
 from llmrun.cli.server.openai_fields import (
     MAX_TOP_LOGPROBS,
     Fields,
@@ -18,7 +19,6 @@ from llmrun.cli.server.openai_fields import (
 from llmrun.cli.server.openai_grammar import ResponseFormat, grammar_of
 from llmrun.cli.server.openai_messages import Message, template_messages
 from llmrun.cli.server.openai_tools import FunctionTool, ToolChoice, chosen_tools
-from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.chat_request import ChatRequest
 from llmrun.runner.engine import Engine
 from llmrun.runner.tool import Tool
@@ -67,10 +67,10 @@ class ChatCompletionRequest(RequestFields):
     web_search_options: Unsupported = None
 
     def chat_request(self, engine: Engine, client: str) -> ChatRequest:
-        """Translate; raises UsageError that names the parameter that makes no sense."""
+        """Translate; raises BadRequest that names the parameter that makes no sense."""
         self.check_stream_options()
         if self.top_logprobs is not None and not self.logprobs:
-            raise UsageError("top_logprobs needs logprobs; set that to true or leave both out")
+            raise BadRequest("top_logprobs needs logprobs; set that to true or leave both out", "top_logprobs")
         limit = token_limit(max_completion_tokens=self.max_completion_tokens, max_tokens=self.max_tokens)
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         functions, choice = chosen_tools(self.tools or [], self.tool_choice)
@@ -93,7 +93,8 @@ class ChatCompletionRequest(RequestFields):
         """Whether to reason, if the request says so, and the variables of the template."""
         variables = self.chat_template_kwargs or {}
         for name in _TAKEN_VARIABLES & variables.keys():
-            raise UsageError(f"chat_template_kwargs cannot set {name}; the request has parameters of its own for it")
+            message = f"chat_template_kwargs cannot set {name}; the request has parameters of its own for it"
+            raise BadRequest(message, "chat_template_kwargs")
         effort = self.reasoning_effort
         if effort is None:
             return None, variables
@@ -101,5 +102,6 @@ class ChatCompletionRequest(RequestFields):
         if "reasoning_effort" in source:
             return effort != "none", {"reasoning_effort": effort, **variables}
         if effort != "none" and "think" not in source:
-            raise UsageError(f"this model does not reason; leave reasoning_effort out, or set it to none, not {effort}")
+            message = f"this model does not reason; leave reasoning_effort out, or set it to none, not {effort}"
+            raise BadRequest(message, "reasoning_effort")
         return effort != "none", variables

@@ -6,23 +6,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from llmrun.cli.server.errors import BadRequest
 from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.sampler import SamplingParams
 
 MAX_CHOICES = 128  # answers of one request
 MAX_TOP_LOGPROBS = 20
 SEEDS = 1 << 64
-
-
-def _usable_json(value: Any) -> Any:
-    """Refuse what JSON or UTF-8 cannot carry: a dictionary is handed on to templates and grammars as it is."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("lone_surrogate", "the text in it is not valid Unicode (lone surrogate)") from error
-    except (ValueError, RecursionError) as error:
-        raise PydanticCustomError("not_json", "it holds NaN or an infinity, or is nested too deeply") from error
-    return value
 
 
 def only(*accepted: Any) -> AfterValidator:
@@ -37,10 +27,10 @@ def only(*accepted: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
-JsonObject = Annotated[dict[str, Any], AfterValidator(_usable_json)]
+JsonObject = dict[str, Any]
 Unsupported = Annotated[Any, only()]
 """A parameter of the API that llmrun does not have."""
-Label = Annotated[Any, AfterValidator(_usable_json)]
+Label = Any
 """A parameter that only marks a request for its sender and never changes an answer; accepted and not kept."""
 
 
@@ -76,7 +66,7 @@ class SamplingFields(Fields):
     top_p: float | None = None
 
     def sampling(self, max_tokens: int | None, logprobs: int | None, stop_ids: frozenset[int]) -> SamplingParams:
-        """Return the parameters of the engine; raises UsageError that names the parameter for a value out of range.
+        """Return the parameters of the engine; raises BadRequest that names the parameter for a value out of range.
 
         stop_ids are those of the model, which `ignore_eos` bans.
         """
@@ -95,7 +85,10 @@ class SamplingFields(Fields):
             "top_k": self.top_k,
             "top_p": self.top_p,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        try:
+            return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        except UsageError as error:  # its message begins with the name
+            raise BadRequest(str(error), str(error).split()[0]) from error
 
     def _stop(self) -> list[str]:
         if self.stop is None:
@@ -106,9 +99,9 @@ class SamplingFields(Fields):
         bias: dict[int, float] = {}
         for token, value in (self.logit_bias or {}).items():
             if not (token.isascii() and token.isdigit() and len(token) < 10):
-                raise UsageError(f"logit_bias maps token ids to numbers; {token!r} is no id")
+                raise BadRequest(f"logit_bias maps token ids to numbers; {token[:20]!r} is no id", "logit_bias")
             if abs(value) > 100:
-                raise UsageError(f"logit_bias must be between -100 and 100, not {value}")
+                raise BadRequest(f"logit_bias must be between -100 and 100, not {value}", "logit_bias")
             bias[int(token)] = value
         if self.ignore_eos:
             bias |= dict.fromkeys(stop_ids, float("-inf"))
@@ -144,15 +137,15 @@ class RequestFields(SamplingFields):
     def check_stream_options(self) -> None:
         """Refuse options of a stream where there is none."""
         if self.stream_options is not None and not self.stream:
-            raise UsageError("stream_options is for streams; set stream to true or leave it out")
+            raise BadRequest("stream_options is for streams; set stream to true or leave it out", "stream_options")
 
 
 def one_of(**named: Any) -> Any:
-    """Return the value that is given under any of the names, or None; two that differ are a UsageError."""
+    """Return the value that is given under any of the names, or None; two that differ are a BadRequest."""
     given = {name: value for name, value in named.items() if value is not None}
     values = list(given.values())
     if any(value != values[0] for value in values):
-        raise UsageError(f"{' and '.join(given)} say different things; give only one of them")
+        raise BadRequest(f"{' and '.join(given)} say different things; give only one of them", next(iter(given)))
     return values[0] if values else None
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llmrun.cli.server.errors import BadRequest
 from llmrun.cli.server.openai_fields import Fields, JsonObject, RequestFields
-from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.constraint import Grammar
 
 
@@ -44,7 +44,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 
 
 def grammar_of(fields: RequestFields, response_format: ResponseFormat | None = None) -> Grammar | None:
-    """Return the one grammar that a request asks for, or None; two are a UsageError."""
+    """Return the one grammar that a request asks for, or None; two are a BadRequest."""
     asked = {
         "response_format": _of_format(response_format),
         "json_schema": _of_schema(fields.json_schema),
@@ -56,7 +56,7 @@ def grammar_of(fields: RequestFields, response_format: ResponseFormat | None = N
     }
     grammars = {name: grammar for name, grammar in asked.items() if grammar is not None}
     if len(grammars) > 1:
-        raise UsageError(f"{' and '.join(grammars)} cannot be combined; give only one of them")
+        raise BadRequest(f"{' and '.join(grammars)} cannot be combined; give only one of them", next(iter(grammars)))
     return next(iter(grammars.values()), None)
 
 
@@ -78,7 +78,7 @@ def _of_choice(choices: list[str] | None) -> Grammar | None:
     if choices is None:
         return None
     if not choices:
-        raise UsageError("guided_choice is empty; give at least one answer")
+        raise BadRequest("guided_choice is empty; give at least one answer", "guided_choice")
     return Grammar("regex", "|".join(map(re.escape, choices)))
 
 

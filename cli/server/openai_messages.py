@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llmrun.cli.server.errors import BadRequest
 from llmrun.cli.server.openai_fields import Fields, Unsupported
-from llmrun.quant_formats.errors import UsageError
 
 
 class TextPart(Fields):
@@ -102,7 +102,7 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage
 def template_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]:
     """Return messages as chat templates want them: contents as text, arguments as objects.
 
-    Tool messages get the name of the function that their call named. Raises UsageError that says which message holds
+    Tool messages get the name of the function that their call named. Raises BadRequest that says which message holds
     what cannot be used.
     """
     names: dict[str, str] = {}
@@ -134,7 +134,7 @@ def _assistant_message(message: AssistantMessage, where: str) -> dict[str, Any]:
             _call(call, f"{where}.tool_calls[{j}].function.arguments") for j, call in enumerate(message.tool_calls)
         ]
     elif content is None:
-        raise UsageError(f"{where} has neither content nor tool_calls; give one of them")
+        raise BadRequest(f"{where} has neither content nor tool_calls; give one of them", where)
     return ready
 
 
@@ -142,9 +142,9 @@ def _call(call: CallMessage, where: str) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is not JSON; send back what the model called, or leave the call out") from error
+        raise BadRequest(f"{where} is not JSON; send back what the model called, or leave the call out", where) from error
     if not isinstance(arguments, dict):
-        raise UsageError(f"{where} must be a JSON object")
+        raise BadRequest(f"{where} must be a JSON object", where)
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
@@ -155,6 +155,7 @@ def _text(content: Content, where: str) -> str:
     texts: list[str] = []
     for i, part in enumerate(content):
         if isinstance(part, MediaPart):
-            raise UsageError(f"{where}.content[{i}] is of type {part.type}; llmrun reads text only")
+            name = f"{where}.content[{i}]"
+            raise BadRequest(f"{name} is of type {part.type}; llmrun reads text only", name)
         texts.append(part.text if isinstance(part, TextPart) else part.refusal)
     return "\n".join(texts)

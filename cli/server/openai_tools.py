@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llmrun.cli.server.errors import BadRequest
 from llmrun.cli.server.openai_fields import Fields, JsonObject
-from llmrun.quant_formats.errors import UsageError
 
 
 class FunctionDefinition(Fields):
@@ -68,14 +68,14 @@ def chosen_tools(
 ) -> tuple[list[FunctionDefinition], str]:
     """Return the functions that the model is told of, and "auto", "none", "required" or "=NAME".
 
-    Raises UsageError for a choice among tools that are not there, and for two of one name.
+    Raises BadRequest for a choice among tools that are not there, and for two of one name.
     """
     functions = {tool.function.name: tool.function for tool in tools}
     if len(functions) < len(tools):
-        raise UsageError("tools has two functions of one name; give each a name of its own")
+        raise BadRequest("tools has two functions of one name; give each a name of its own", "tools")
     if choice is None or isinstance(choice, str):
         if choice == "required" and not functions:
-            raise UsageError("tool_choice is required, but there are no tools")
+            raise BadRequest("tool_choice is required, but there are no tools", "tool_choice")
         return list(functions.values()), choice or "auto"
     if isinstance(choice, NamedChoice):
         _check_known([choice.function.name], functions)
@@ -83,11 +83,11 @@ def chosen_tools(
     names = [tool.function.name for tool in choice.allowed_tools.tools]
     _check_known(names, functions)
     if not names:
-        raise UsageError("tool_choice allows no tools; name at least one, or say none")
+        raise BadRequest("tool_choice allows no tools; name at least one, or say none", "tool_choice")
     return [functions[name] for name in dict.fromkeys(names)], choice.allowed_tools.mode
 
 
 def _check_known(names: list[str], functions: dict[str, Any]) -> None:
     for name in names:
         if name not in functions:
-            raise UsageError(f"tool_choice names {name!r}, which is not among the tools")
+            raise BadRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
