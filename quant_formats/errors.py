@@ -23,10 +23,13 @@
      |- OutOfMemory             9
      |- KernelError            10   kernels that do not compile or a processor that cannot run them
      |- SessionError           11   conversations that cannot be found, opened, read or written
-         |- UnknownSession          no session of that name or id, or several
-         |- SessionNameTaken        another session has the name
-         |- SessionBusy             another process has the session open
-         |- DiskFull           12   no room on the disk for what was said
+     |   |- UnknownSession          no session of that name or id, or several
+     |   |- SessionNameTaken        another session has the name
+     |   |- SessionBusy             another process has the session open
+     |   |- DiskFull           12   no room on the disk for what was said
+     |- ServerError            13   a server that cannot be started, reached or asked
+         |- QueueFull               too many requests wait already
+         |- EngineClosed            the model is being unloaded
 
 The message is one line that says what is wrong and what to do about it. The command line prints it and exits with
 `exit_code`; an interrupt (Ctrl-C) exits with `EXIT_INTERRUPTED`.
@@ -165,3 +168,17 @@ class DiskFull(SessionError):
     """There is no room on the disk for what was said; it is kept in memory."""
 
     exit_code = 12
+
+
+class ServerError(LlmrunError):
+    """A server cannot be started, reached, or asked for something."""
+
+    exit_code = 13
+
+
+class QueueFull(ServerError):
+    """Too many requests wait already."""
+
+
+class EngineClosed(ServerError):
+    """The model is being unloaded."""
