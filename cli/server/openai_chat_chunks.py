@@ -6,8 +6,6 @@ from typing import Any
 from llmrun.cli.server.json_text import compact, quoted
 from llmrun.runner.answer_parser import ToolCallDelta
 
-DONE = b"data: [DONE]\n\n"
-
 
 class ChatChunks:
     """Writes server-sent events for the choices of one reply.
