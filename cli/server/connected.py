@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
-from starlette.requests import ClientDisconnect
+from fastapi import HTTPException, Request
 
 T = TypeVar("T")
+CLIENT_LEFT = 499  # what logs of servers call it; nobody receives it
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work gives; cancel it, and raise ClientDisconnect, when the client goes away first."""
+    """Return what the work gives; cancel it, and raise HTTPException(CLIENT_LEFT, "the client has left"), when the client goes away first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientDisconnect
+            raise HTTPException(CLIENT_LEFT, "the client has left")
         return working.result()
     finally:
         working.cancel()

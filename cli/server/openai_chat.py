@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Self
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -17,7 +17,7 @@ from llmrun.cli.server.openai_chat_request import ChatCompletionRequest
 from llmrun.cli.server.openai_fields import seeds
 from llmrun.cli.server.openai_reply import DONE, chat_logprobs, envelope, json_response, timings, usage
 from llmrun.cli.server.sse import sse
-from llmrun.runner.chat_request import ChatDelta, ChatStream, answer_chat
+from llmrun.runner.chat_request import ChatDelta, ChatStream, prepare_chat
 from llmrun.runner.model_host import LoadedModel
 from llmrun.runner.piece import Piece
 
@@ -30,7 +30,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
     """Answer a conversation."""
     lease = await host_of(request).lease(body.model, body.keep_alive)
     try:
-        answers = ChatCompletions(body, lease.model, client_of(request))
+        answers = await ChatCompletions.begin(body, lease.model, client_of(request))
         note(request, model=lease.model.name)
         if body.stream:
             return sse(Leased(lease, answers.events()))
@@ -45,21 +45,20 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
 class ChatCompletions:
     """The answers to one request, while they are being written."""
 
-    def __init__(self, body: ChatCompletionRequest, model: LoadedModel, client: str) -> None:
-        """Begin; raises what is wrong with the request."""
-        asked = body.chat_request(model.engine, client)
+    def __init__(self, body: ChatCompletionRequest, model: LoadedModel, streams: list[ChatStream]) -> None:
+        self._model, self._streams = model, streams
         self._tokenizer = model.engine.tokenizer
-        self._with_logprobs = asked.params.logprobs is not None
+        self._with_logprobs = bool(body.logprobs)
         self._with_usage = body.wants_usage
         self._service_tier = {} if body.service_tier is None else {"service_tier": "default"}
-        self._model = model
-        self._streams = [
-            answer_chat(
-                model.engine_thread,
-                dataclasses.replace(asked, params=dataclasses.replace(asked.params, seed=seed)),
-            )
-            for seed in seeds(asked.params, body.n or 1)
-        ]
+
+    @classmethod
+    async def begin(cls, body: ChatCompletionRequest, model: LoadedModel, client: str) -> Self:
+        """Queue all answers; raises what is wrong with the request."""
+        asked = body.chat_request(model.engine, client)
+        prompt = await prepare_chat(model.engine_thread, asked)
+        varied = [dataclasses.replace(asked.params, seed=seed) for seed in seeds(asked.params, body.n or 1)]
+        return cls(body, model, [prompt.answer(params) for params in varied])
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """What a stream of the answers sends."""
@@ -80,7 +79,7 @@ class ChatCompletions:
         async for batch in merged(self._streams):
             for index, delta in batch:
                 if delta is not None and self._with_logprobs:
-                    pieces[index] += delta.logprobs
+                    pieces[index] += delta.pieces
         choices = [self._choice(index, stream, pieces[index]) for index, stream in enumerate(self._streams)]
         return {
             **envelope("chatcmpl", "chat.completion", self._model),
@@ -105,7 +104,7 @@ class ChatCompletions:
             fields["content"] = delta.content
         if delta.tool_calls:
             fields["tool_calls"] = tool_call_deltas(delta.tool_calls)
-        logprobs = self._logprobs(delta.logprobs)
+        logprobs = self._logprobs(delta.pieces)
         return chunks.delta(index, fields, logprobs) if fields or logprobs else ""
 
     def _choice(self, index: int, stream: ChatStream, pieces: list[Piece]) -> dict[str, Any]:

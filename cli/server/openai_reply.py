@@ -99,8 +99,8 @@ def _entry(token: int, value: float, tokenizer: TokenBytes) -> dict[str, Any]:
 class TextLogprobs:
     """The object `logprobs` of a completion's choice: parallel lists over its tokens.
 
-    A token that is not whole characters is written as `bytes:\\xe2\\x82`. The log probability of a prompt's first token,
-    which follows nothing, is null.
+    A token that is not whole characters is written as `bytes:\\xe2\\x82`. The log probability of a prompt's first
+    token, which follows nothing, is null.
     """
 
     def __init__(self, tokenizer: TokenBytes, n_top: int, offset: int = 0) -> None:
