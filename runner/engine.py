@@ -15,6 +15,7 @@ from llmrun.quant_formats.errors import ContextTooLong, LlmrunError, PromptTooLo
 from llmrun.runner.batch import Batch
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.embedding import Embedder
 from llmrun.runner.generation import Generation
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from llmrun.runner.model import BlockContents, Model
@@ -232,6 +233,24 @@ class Engine:
                     table.extend(tokens[i * BLOCK_TOKENS : min((i + 1) * BLOCK_TOKENS, end)])
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def embed(
+        self, texts: SequenceOf[SequenceOf[int]], pooling: str | None = None, normalize: bool = True
+    ) -> np.ndarray:
+        """Vectors (n_texts, n_embd) float32 of texts given as ids; see `Embedder.submit` for parameters and errors.
+
+        `tokenizer.encode(text)` gives the ids that a model for embeddings was trained on. Running answers lose nothing
+        to it, and wait meanwhile; with `embedder`, steps of both can take turns.
+        """
+        request = self.embedder.submit(texts, pooling, normalize)
+        while not request.is_done:
+            self.embedder.step()
+        return request.vectors()
+
+    @functools.cached_property
+    def embedder(self) -> Embedder:
+        """Turns texts into vectors, a batch a step."""
+        return Embedder(self.model, self.n_ctx)
 
     @functools.cached_property
     def fingerprint(self) -> str:
