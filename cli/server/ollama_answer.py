@@ -8,13 +8,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from llmrun.cli.server.context import host_of, note
+from llmrun.cli.server.ollama_details import can_think
 from llmrun.cli.server.ollama_options import OllamaOptions
 from llmrun.cli.server.ollama_reply import metrics
 from llmrun.cli.server.ollama_request import AnswerBody
 from llmrun.quant_formats.errors import UsageError
-from llmrun.runner.keep_alive import keep_alive_seconds
-from llmrun.runner.model_capabilities import can_think
 from llmrun.runner.engine import Engine
+from llmrun.runner.keep_alive import keep_alive_seconds
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.stats import Stats
 
@@ -51,7 +51,7 @@ def thinking(body: AnswerBody, engine: Engine) -> tuple[bool | None, dict[str, A
     Raises UsageError if it should and cannot.
     """
     think = body.think
-    if think and not can_think(engine.chat_template):
+    if think and not (engine.chat_template and can_think(engine.chat_template.source)):
         raise UsageError(f"{body.model[:100]} does not support thinking; leave think out or set it to false")
     if isinstance(think, str):
         return True, {"reasoning_effort": think}

@@ -122,7 +122,9 @@ class GenerateAnswer:
         reason = DONE_REASONS.get(self._stream.finish_reason or "", "stop")
         last = done(part, reason)
         if not self._body.raw:
-            last["context"] = self._context
+            stop_ids = self._lease.model.engine.tokenizer.stop_ids
+            ended = self._context[-1] in stop_ids  # the next turn brings the end of this one with it
+            last["context"] = self._context[:-1] if ended else self._context
         return last | self._clock.metrics(self._stream.stats)
 
     def _close(self) -> None:

@@ -52,7 +52,7 @@ def _next_turn(template: ChatTemplate | None, prompt: str) -> str:
         {"role": "assistant", "content": _ANSWER},
         {"role": "user", "content": prompt},
     ]
-    before, mark, after = template.render(messages[:2], add_generation_prompt=False).rpartition(_ANSWER)
+    before, mark, _ = template.render(messages[:2], add_generation_prompt=False).rpartition(_ANSWER)
     rendered = template.render(messages)
     if not mark or not rendered.startswith(before + mark):
         raise TemplateError("the model's chat template cannot go on from a context; send the messages to /api/chat")
