@@ -7,7 +7,7 @@ from typing import Any
 from llmrun.cli.server.llama_request import CompletionBody
 from llmrun.cli.server.no_op import NO_OPS, refuse_unsupported
 from llmrun.quant_formats.errors import UsageError
-from llmrun.runner.constraint import Grammar
+from llmrun.runner.grammar import Grammar
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.tokenizer import Tokenizer
 
@@ -86,13 +86,11 @@ def n_predict(body: CompletionBody) -> int:
 
 def grammar(body: CompletionBody) -> Grammar | None:
     """The constraint that is asked for; raises UsageError for two of them."""
-    import json
-
     if body.grammar and body.json_schema is not None:
         raise UsageError("grammar and json_schema cannot be combined; leave one of them out")
     if body.json_schema is not None:
-        return Grammar("json_schema", json.dumps(body.json_schema))
-    return Grammar("gbnf", body.grammar) if body.grammar else None
+        return Grammar.json_schema(body.json_schema)
+    return Grammar.gbnf(body.grammar) if body.grammar else None
 
 
 def samplers_of(params: SamplingParams) -> list[str]:

@@ -15,8 +15,8 @@ from llmrun.cli.server.ollama_request import ChatBody
 from llmrun.cli.server.sse import ndjson
 from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.chat_request import ChatRequest, ChatStream, answer_chat
-from llmrun.runner.delta import ToolCallDelta
 from llmrun.runner.model_host import Lease
+from llmrun.runner.tool import ToolCallDelta
 
 router = ApiRouter(family="ollama")
 
@@ -36,7 +36,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
         clock.loaded()
         note(request, model=lease.model.name)
         think, variables = thinking(body, lease.model.engine)
-        stream = answer_chat(
+        stream = await answer_chat(
             lease.model.engine_thread,
             ChatRequest(
                 messages=messages,
@@ -51,7 +51,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
         )
         answer = ChatAnswer(body.model, stream, lease, clock)
         if body.streams:
-            return ndjson(answer.lines(), request)
+            return ndjson(answer.lines())
         return JSONResponse(await answer.whole())
     except BaseException:
         lease.release()
@@ -75,7 +75,7 @@ class ChatAnswer:
                 yield line(part)
             yield line(self._end(chat_part(self._model, "")))
         finally:
-            self._close()
+            self.close()
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one object."""
@@ -89,13 +89,13 @@ class ChatAnswer:
                 logprobs += part.get("logprobs", [])
             return self._end(chat_part(self._model, "".join(content), "".join(thought), calls, logprobs))
         finally:
-            self._close()
+            self.close()
 
     async def _parts(self) -> AsyncIterator[dict[str, Any]]:
         tokenizer = self._lease.model.engine.tokenizer
         async for delta in self._stream:
             calls = [call for piece in delta.tool_calls for call in self._calls.add(piece)]
-            logprobs = logprob_entries(delta.logprobs, tokenizer)
+            logprobs = logprob_entries(delta.pieces, tokenizer)
             if delta.content or delta.reasoning or calls or logprobs:
                 yield chat_part(self._model, delta.content, delta.reasoning, calls, logprobs)
         if calls := self._calls.finish():
@@ -106,9 +106,13 @@ class ChatAnswer:
             part, DONE_REASONS.get(self._stream.finish_reason or "", "stop"), self._clock.metrics(self._stream.stats)
         )
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Compute nothing more for it, and let the model go; nothing the second time."""
         self._stream.cancel()
         self._lease.release()
+
+    def __del__(self) -> None:
+        self.close()  # of a client that left before the first line
 
 
 class CallCollector:

@@ -1,7 +1,7 @@
 """What Ollama's API says of a model file, read from its header alone."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,14 @@ class Details:
     def shown_template(self) -> str:
         """The template as /api/show gives it.
 
-        Where the model can fill in, its tokens come first, in Ollama's notation: editors look for `.Suffix`. What follows
-        is the template of the file, in Jinja.
+        Where the model can fill in, its tokens come first, in Ollama's notation: editors look for `.Suffix`. What
+        follows is the template of the file, in Jinja.
         """
         template = self.template or "{{ .Prompt }}"
         if self.fill_in is None:
             return template
-        return f"{{{{- if .Suffix }}}}{self.fill_in.text('{{ .Prompt }}', '{{ .Suffix }}')}}{{{{- else }}}}{template}{{{{- end }}}}"
+        fill_in = self.fill_in.text("{{ .Prompt }}", "{{ .Suffix }}")
+        return "{{- if .Suffix }}" + fill_in + "{{- else }}" + template + "{{- end }}"
 
 
 def details_of(model: KnownModel) -> Details:

@@ -16,21 +16,21 @@ from llmrun.cli.server.ollama_prompt import chat_prompt, text_prompt
 from llmrun.cli.server.ollama_reply import DONE_REASONS, done, generate_part, line, logprob_entries
 from llmrun.cli.server.ollama_request import GenerateBody
 from llmrun.cli.server.sse import ndjson
-from llmrun.runner.chat_request import ChatRequest, ChatStream, answer_chat, prompt_of
+from llmrun.runner.chat_request import ChatRequest, ChatStream, answer_chat
 from llmrun.runner.model_host import Lease
 from llmrun.runner.piece import Piece
 from llmrun.runner.stream import Stream
 
 router = ApiRouter(family="ollama")
 
-_IMAGES_OF_IMAGE_MODELS = {"width": (), "height": (), "steps": ()}
+_OF_IMAGE_MODELS = {"width": (), "height": (), "steps": ()}
 
 
 @router.post("/api/generate")
 async def generate(body: GenerateBody, request: Request) -> Response:
     """Answer a prompt; without one, load the model, or unload it with keep_alive 0."""
     refuse_images(body.images, "images")
-    refuse_unsupported(body.model_dump(include=set(_IMAGES_OF_IMAGE_MODELS)), _IMAGES_OF_IMAGE_MODELS)
+    refuse_unsupported(body.model_dump(include=set(_OF_IMAGE_MODELS)), _OF_IMAGE_MODELS)
     params = sampling_of(body)
     if not body.prompt and not body.suffix:
         return await load_or_unload(body, request, generate_part(body.model, ""))
@@ -57,11 +57,10 @@ async def generate(body: GenerateBody, request: Request) -> Response:
                 n_ctx=n_ctx_of(body),
                 client=client_of(request),
             )
-            stream = answer_chat(thread, chat)
-            ids = prompt_of(engine, chat)[1]
-        answer = GenerateAnswer(body, ids, stream, lease, clock)
+            stream = await answer_chat(thread, chat)
+        answer = GenerateAnswer(body, stream, lease, clock)
         if body.streams:
-            return ndjson(answer.lines(), request)
+            return ndjson(answer.lines())
         return JSONResponse(await answer.whole())
     except BaseException:
         lease.release()
@@ -73,21 +72,17 @@ class Part(NamedTuple):
 
     text: str
     thinking: str
-    ids: list[int]
     pieces: list[Piece]  # with log probabilities, if they were asked for
 
 
 class GenerateAnswer:
     """An answer on its way to the client."""
 
-    def __init__(
-        self, body: GenerateBody, prompt: list[int], stream: Stream | ChatStream, lease: Lease, clock: Clock
-    ) -> None:
+    def __init__(self, body: GenerateBody, stream: Stream | ChatStream, lease: Lease, clock: Clock) -> None:
         self._body = body
         self._stream = stream
         self._lease = lease
         self._clock = clock
-        self._context = list(prompt)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The lines of a stream."""
@@ -96,7 +91,7 @@ class GenerateAnswer:
                 yield line(part)
             yield line(self._end(generate_part(self._body.model, "")))
         finally:
-            self._close()
+            self.close()
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one object."""
@@ -108,12 +103,11 @@ class GenerateAnswer:
                 logprobs += part.get("logprobs", [])
             return self._end(generate_part(self._body.model, "".join(text), "".join(thought), logprobs))
         finally:
-            self._close()
+            self.close()
 
     async def _parts(self) -> AsyncIterator[dict[str, Any]]:
         tokenizer = self._lease.model.engine.tokenizer
         async for part in _parts_of(self._stream):
-            self._context += part.ids
             logprobs = logprob_entries(part.pieces, tokenizer)
             if part.text or part.thinking or logprobs:
                 yield generate_part(self._body.model, part.text, part.thinking, logprobs)
@@ -122,21 +116,29 @@ class GenerateAnswer:
         reason = DONE_REASONS.get(self._stream.finish_reason or "", "stop")
         last = done(part, reason)
         if not self._body.raw:
-            stop_ids = self._lease.model.engine.tokenizer.stop_ids
-            ended = self._context[-1] in stop_ids  # the next turn brings the end of this one with it
-            last["context"] = self._context[:-1] if ended else self._context
+            last["context"] = self._context()
         return last | self._clock.metrics(self._stream.stats)
 
-    def _close(self) -> None:
+    def _context(self) -> list[int]:
+        """The ids of prompt and answer, without the one that ended it: the next turn brings that with it."""
+        answer = self._stream.ids
+        ended = answer and answer[-1] in self._lease.model.engine.tokenizer.stop_ids
+        return [*self._stream.prompt_ids, *(answer[:-1] if ended else answer)]
+
+    def close(self) -> None:
+        """Compute nothing more for it, and let the model go; nothing the second time."""
         self._stream.cancel()
         self._lease.release()
+
+    def __del__(self) -> None:
+        self.close()  # of a client that left before the first line
 
 
 async def _parts_of(stream: Stream | ChatStream) -> AsyncIterator[Part]:
     """The parts of an answer, whether it was parsed for thoughts or not."""
     if isinstance(stream, ChatStream):
         async for delta in stream:
-            yield Part(delta.content, delta.reasoning, delta.ids, delta.logprobs)
+            yield Part(delta.content, delta.reasoning, delta.pieces)
     else:
         async for pieces in stream:
-            yield Part("".join(piece.text for piece in pieces), "", [piece.id for piece in pieces], pieces)
+            yield Part("".join(piece.text for piece in pieces), "", pieces)

@@ -3,14 +3,13 @@
 A field that is null counts as left out, because some clients write all of them.
 """
 
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmrun.cli.server.ollama_options import OllamaOptions
 from llmrun.quant_formats.errors import UsageError
-from llmrun.runner.constraint import Grammar
+from llmrun.runner.grammar import Grammar
 
 Role = Literal["system", "user", "assistant", "tool"]
 Think = bool | Literal["low", "medium", "high", "max"]
@@ -112,9 +111,9 @@ class AnswerBody(OllamaBody):
         if self.format is None or self.format == "":
             return None
         if isinstance(self.format, dict):
-            return Grammar("json_schema", json.dumps(self.format))
+            return Grammar.json_schema(self.format)
         if self.format == "json":
-            return Grammar("json_object", "")
+            return Grammar.json_object()
         raise UsageError(f'format must be "json" or a JSON schema, not {self.format[:40]!r}')
 
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Never
+from typing import Any
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, Response
@@ -27,13 +27,13 @@ _SUCCESS = {"status": "success"}
 
 
 @router.post("/api/pull")
-async def pull_model(body: PullBody, request: Request) -> Response:
+async def pull_model(body: PullBody) -> Response:
     """Fetch a model that llmrun knows by name; one that is here already is left alone."""
     refuse_unsupported(body.model_dump(), {"insecure": (False,), "username": ("",), "password": ("",)})
     entry = _entry(body.model_name)
     pulling = Pulling(entry)
     if body.stream is not False:
-        return ndjson(pulling.lines(), request)
+        return ndjson(pulling.lines())
     async for _ in pulling.states():
         pass
     return JSONResponse(_SUCCESS)
@@ -53,26 +53,26 @@ async def delete_model(body: DeleteBody, request: Request) -> Response:
 
 
 @router.post("/api/create")
-async def create() -> Never:
+async def create() -> Response:
     """Not here."""
     raise HTTPException(501, "create is not supported: llmrun runs GGUF files as they are; start it with the file")
 
 
 @router.post("/api/copy")
-async def copy() -> Never:
+async def copy() -> Response:
     """Not here."""
     raise HTTPException(501, "copy is not supported: a model has the one name that `llmrun list` shows")
 
 
 @router.post("/api/push")
-async def push() -> Never:
+async def push() -> Response:
     """Not here."""
     raise HTTPException(501, "push is not supported: llmrun fetches models and publishes none")
 
 
 @router.head("/api/blobs/{digest}", include_in_schema=False)
 @router.post("/api/blobs/{digest}")
-async def blob(digest: str) -> Never:
+async def blob(digest: str) -> Response:
     """Not here."""
     raise HTTPException(501, "uploading is not supported: start llmrun with the file")
 
