@@ -4,6 +4,7 @@
      |- UsageError              2   a bad option or value
      |- ModelFileError          3   a file that cannot be read as a model
      |   |- MissingFile             not there, or not a file we may read
+     |   |   |- UnknownModel            no model of that name is here
      |   |- NotGGUF                 some other kind of file, or a GGUF version we do not know
      |   |- TruncatedFile           ends before what its header promises
      |   |- CorruptFile             sizes, offsets or names that cannot be right
@@ -23,10 +24,17 @@
      |- OutOfMemory             9
      |- KernelError            10   kernels that do not compile or a processor that cannot run them
      |- SessionError           11   conversations that cannot be found, opened, read or written
-         |- UnknownSession          no session of that name or id, or several
-         |- SessionNameTaken        another session has the name
-         |- SessionBusy             another process has the session open
-         |- DiskFull           12   no room on the disk for what was said
+     |   |- UnknownSession          no session of that name or id, or several
+     |   |- SessionNameTaken        another session has the name
+     |   |- SessionBusy             another process has the session open
+     |   |- DiskFull           12   no room on the disk for what was said
+     |- ServerError            13   a server that cannot be started, reached or asked
+         |- QueueFull               too many requests wait already
+         |- EngineClosed            the model is being unloaded
+         |- Stopping                the server is shutting down
+         |- TimedOut                the request took longer than the server allows
+         |- AddressTaken            another program listens there, or the system does not allow to
+         |- NoServer                none answers there
 
 The message is one line that says what is wrong and what to do about it. The command line prints it and exits with
 `exit_code`; an interrupt (Ctrl-C) exits with `EXIT_INTERRUPTED`.
@@ -55,6 +63,10 @@ class ModelFileError(LlmrunError):
 
 class MissingFile(ModelFileError):
     """The file is not there, is not a regular file, or may not be read."""
+
+
+class UnknownModel(MissingFile):
+    """No model of that name is installed or was given to the server."""
 
 
 class NotGGUF(ModelFileError):
@@ -118,6 +130,11 @@ class ContextTooLong(ContextError):
 class PromptTooLong(ContextError):
     """The prompt has more tokens than the context."""
 
+    def __init__(self, message: str, n_prompt: int | None = None, n_ctx: int | None = None) -> None:
+        """Both numbers are tokens: what the prompt has, and what the context holds."""
+        super().__init__(message)
+        self.n_prompt, self.n_ctx = n_prompt, n_ctx
+
 
 class TemplateError(LlmrunError):
     """The chat template of the model does not compile, or raised."""
@@ -165,3 +182,33 @@ class DiskFull(SessionError):
     """There is no room on the disk for what was said; it is kept in memory."""
 
     exit_code = 12
+
+
+class ServerError(LlmrunError):
+    """A server cannot be started, reached, or asked for something."""
+
+    exit_code = 13
+
+
+class QueueFull(ServerError):
+    """Too many requests wait already."""
+
+
+class EngineClosed(ServerError):
+    """The model is being unloaded."""
+
+
+class Stopping(ServerError):
+    """The server is shutting down."""
+
+
+class TimedOut(ServerError):
+    """The request took longer than the server allows."""
+
+
+class AddressTaken(ServerError):
+    """Another program listens at the address, or the system does not allow to."""
+
+
+class NoServer(ServerError):
+    """No server answers at the address."""
