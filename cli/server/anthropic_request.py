@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from llmrun.cli.server.openai_fields import Fields, JsonObject, Label, Unsupported, only
 from llmrun.quant_formats.errors import UsageError
@@ -64,7 +64,7 @@ class ToolUseBlock(Fields):
 class OtherBlock(Fields):
     """A block that a local model cannot read, whatever else it holds."""
 
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
     type: Literal[
         "image",
@@ -140,7 +140,7 @@ class CustomTool(Fields):
 class OtherTool(Fields):
     """A tool that Anthropic defines or runs, whatever else it holds."""
 
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
     type: str
 
@@ -195,7 +195,7 @@ class ClearThinking(Fields):
 class ContextManagement(Fields):
     """What to leave out of the prompt: nothing."""
 
-    edits: list[ClearThinking] = []
+    edits: list[ClearThinking] = Field(default_factory=list)
 
 
 System = Annotated[
@@ -209,7 +209,7 @@ class CountTokensBody(Fields):
     model: str
     messages: list[Message] = Field(min_length=1)
     system: System = ""
-    tools: list[AnyTool] = []
+    tools: list[AnyTool] = Field(default_factory=list)
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -224,7 +224,7 @@ class MessagesBody(CountTokensBody):
 
     max_tokens: int = Field(ge=1)
     stream: bool = False
-    stop_sequences: list[str] = []
+    stop_sequences: list[str] = Field(default_factory=list)
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
@@ -354,8 +354,8 @@ def _texts(blocks: list[Placed], role: str) -> Iterator[tuple[str, str]]:
 
 
 def _assistant(blocks: list[Placed], called: dict[str, str]) -> dict[str, Any]:
-    texts: list[str] = []
-    thoughts: list[str] = []
+    texts: list[str] = Field(default_factory=list)
+    thoughts: list[str] = Field(default_factory=list)
     calls: list[dict[str, Any]] = []
     for place, block in blocks:
         match block:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from llmrun.cli.server.openai_fields import Fields
 from llmrun.quant_formats.errors import UsageError
@@ -114,7 +114,7 @@ class ReasoningItem(Fields):
     """What the model thought; only `content` is read, what is encrypted cannot be."""
 
     type: Literal["reasoning"]
-    summary: list[SummaryPart] = []
+    summary: list[SummaryPart] = Field(default_factory=list)
     content: list[ReasoningPart] | None = None
     encrypted_content: str | None = None
     id: str | None = None
@@ -124,7 +124,7 @@ class ReasoningItem(Fields):
 class OtherItem(Fields):
     """An item of a tool that OpenAI runs, or a reference to one; whatever else it holds."""
 
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
     type: str
 

@@ -18,7 +18,7 @@ Event = dict[str, Any]
 
 
 class ResponseReply:
-    """Turns deltas into items: `start`, `push` for every delta, then `end`, `fail` or `cancel`; they return events.
+    """Turns deltas into items: `start`, `push` for every delta, then `end` or `fail`; they return events.
 
     `response` is, at any time, the response so far.
     """
@@ -55,15 +55,20 @@ class ResponseReply:
         return events
 
     def end(self, stream: ChatStream) -> list[Event]:
-        """The last events, from a stream that has ended."""
-        is_whole = stream.finish_reason != "length"
-        status = "completed" if is_whole else "incomplete"
+        """The last events, from a stream that has ended.
+
+        The API has no event of its own for a response that was cancelled; it is incomplete, and its status says why.
+        """
+        was_cancelled = self.response["status"] == "cancelled"
+        is_whole = not was_cancelled and stream.finish_reason != "length"
         events: list[Event] = []
-        self._close(events, status)
+        self._close(events, "completed" if is_whole else "incomplete")
         self.response["usage"] = usage_of(stream.usage)
+        if was_cancelled:
+            return [*events, self._snapshot("response.incomplete")]
         if not is_whole:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
-        return [*events, self._finish(status)]
+        return [*events, self._finish("completed" if is_whole else "incomplete")]
 
     def fail(self, message: str) -> list[Event]:
         """The last events of a response that went wrong."""
@@ -72,12 +77,11 @@ class ResponseReply:
         self.response["error"] = {"code": "server_error", "message": message}
         return [*events, self._finish("failed")]
 
-    def cancel(self) -> list[Event]:
-        """The last events of a response that was cancelled; the API has no event of its own for that."""
-        events: list[Event] = []
-        self._close(events, "incomplete")
-        self.response["status"] = "cancelled"
-        return [*events, self._snapshot("response.incomplete")]
+    def abandon(self) -> None:
+        """Make a response that nobody reads to its end a cancelled one; nothing if it has ended."""
+        if self.response["status"] == "in_progress":
+            self._close([], "incomplete")
+            self.response["status"] = "cancelled"
 
     def _finish(self, status: str) -> Event:
         self.response["status"] = status

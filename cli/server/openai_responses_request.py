@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from llmrun.cli.server.openai_fields import MAX_TOP_LOGPROBS, Fields, JsonObject, Label, Unsupported, only
 from llmrun.cli.server.openai_responses_items import InputItem, Item, template_messages
@@ -32,7 +32,7 @@ class FunctionTool(Fields):
 class OtherTool(Fields):
     """A tool that OpenAI runs."""
 
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
     type: str
 
@@ -134,7 +134,7 @@ class PromptFields(Fields):
     """What makes a prompt; what POST /v1/responses/input_tokens takes."""
 
     model: str
-    input: Input = []
+    input: Input = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[AnyTool] | None = None
