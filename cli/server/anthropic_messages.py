@@ -1,5 +1,6 @@
 """The messages API of Anthropic."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
@@ -24,7 +25,7 @@ async def messages(body: MessagesBody, request: Request) -> Response:
     chat = chat_request(body, client_of(request))
     lease = await host_of(request).lease(body.model)
     try:
-        stream = answer_chat(lease.model.engine_thread, chat)
+        stream = await answer_chat(lease.model.engine_thread, chat)
         reply = MessageReply(body.model, stream.usage.n_prompt, body.max_tokens, shows_thinking(body))
     except BaseException:
         lease.release()
@@ -42,7 +43,7 @@ async def count_tokens(body: CountTokensBody, request: Request) -> Response:
     """Say how many tokens the prompt of a request has."""
     chat = chat_request(body, client_of(request))
     async with host_of(request).use(body.model) as loaded:
-        _, ids = prompt_of(loaded.engine, chat)
+        _, ids = await asyncio.to_thread(prompt_of, loaded.engine, chat)
     return JSONResponse({"input_tokens": len(ids)})
 
 

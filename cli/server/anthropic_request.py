@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from llmrun.cli.server.openai_fields import Fields, JsonObject, Label, Unsupported, only
 from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.chat_request import ChatRequest
-from llmrun.runner.constraint import Grammar
+from llmrun.runner.grammar import Grammar
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.tool import Tool
 
@@ -241,6 +241,8 @@ def chat_request(body: CountTokensBody, client: str) -> ChatRequest:
     Raises UsageError, naming the field, for what cannot be served and for what does not fit together.
     """
     params = _params(body) if isinstance(body, MessagesBody) else SamplingParams()
+    if body.messages[-1].role == "assistant":
+        raise UsageError(f"messages.{len(body.messages) - 1}: the last message must not be the assistant's")
     choice = body.tool_choice or ToolChoice(type="auto")
     config = body.output_config or OutputConfig()
     schema = config.format.schema_ if config.format else None

@@ -1,5 +1,6 @@
 """The Responses API of OpenAI."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
@@ -43,7 +44,7 @@ async def create_response(body: ResponseRequest, request: Request) -> Response:
     chat = chat_request(body, conversation, client_of(request))
     lease = await host_of(request).lease(body.model)
     try:
-        stream = answer_chat(lease.model.engine_thread, chat)
+        stream = await answer_chat(lease.model.engine_thread, chat)
         response = new_response(body, f"resp_{secrets.token_hex(16)}", chat.params)
     except BaseException:
         lease.release()
@@ -63,7 +64,7 @@ async def count_input_tokens(body: PromptFields, request: Request) -> Response:
     """Say how many tokens the prompt of a request has."""
     chat = chat_request(body, _conversation(body, store_of(request)), client_of(request))
     async with host_of(request).use(body.model) as loaded:
-        _, ids = prompt_of(loaded.engine, chat)
+        _, ids = await asyncio.to_thread(prompt_of, loaded.engine, chat)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 

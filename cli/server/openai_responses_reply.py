@@ -24,7 +24,7 @@ class ResponseReply:
     """
 
     def __init__(self, response: dict[str, Any], logprobs_of: Callable[[list[Piece]], list[dict[str, Any]]]) -> None:
-        """Begin with a response that has no output; logprobs_of: writes the log probabilities of tokens."""
+        """Begin with a response that has no output; logprobs_of: writes those of the pieces that have some."""
         self.response = response
         self._logprobs_of = logprobs_of
         self._is_open = False  # the last item of the output
@@ -45,7 +45,7 @@ class ResponseReply:
             self._open_message(events)
             part = self._item["content"][0]
             part["text"] += delta.content
-            logprobs = self._logprobs_of(delta.logprobs) if delta.logprobs else []
+            logprobs = self._logprobs_of(delta.pieces)
             part["logprobs"] += logprobs
             events.append(
                 self._event("response.output_text.delta", content_index=0, delta=delta.content, logprobs=logprobs)

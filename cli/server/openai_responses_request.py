@@ -10,7 +10,7 @@ from llmrun.cli.server.openai_fields import MAX_TOP_LOGPROBS, Fields, JsonObject
 from llmrun.cli.server.openai_responses_items import InputItem, Item, template_messages
 from llmrun.quant_formats.errors import UsageError
 from llmrun.runner.chat_request import ChatRequest
-from llmrun.runner.constraint import Grammar
+from llmrun.runner.grammar import Grammar
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.tool import Tool
 
