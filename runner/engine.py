@@ -173,8 +173,8 @@ class Engine:
         priority: int = 0,
     ) -> Sequence:
         """Check a request; see `submit`. May be called on any thread, what comes of it may not."""
+        self.check_request(prompt, params, n_ctx)
         n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
-        self._check_request(prompt, params, n_ctx)
         table, keeps_table = table or self.new_table(), table is not None
         return Sequence(
             prompt, params, self.tokenizer, n_ctx, table, keeps_table, constraint, client=client, priority=priority
@@ -335,14 +335,18 @@ class Engine:
         n_top = sequence.params.logprobs
         sequence.append(token, None if n_top is None else log_probabilities(logits, token, n_top))
 
-    def _check_request(self, prompt: SequenceOf[int], params: SamplingParams, n_ctx: int) -> None:
+    def check_request(self, prompt: SequenceOf[int], params: SamplingParams, n_ctx: int | None = None) -> None:
+        """Raise what `submit` would raise. May be called on any thread."""
+        n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
         n_vocab = self.model.config.n_vocab
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give at least one word")
         if len(prompt) >= n_ctx:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens and leaves no room for an answer in a context of {n_ctx}; "
-                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})"
+                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})",
+                n_prompt=len(prompt),
+                n_ctx=n_ctx,
             )
         if not all(0 <= token < n_vocab for token in prompt):
             raise UsageError(f"the prompt has ids outside of the vocabulary of {n_vocab}")
