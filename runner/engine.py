@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,14 @@ from llmrun.runner.chat_template import ChatTemplate
 from llmrun.runner.generation import Generation
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from llmrun.runner.model import BlockContents, Model
-from llmrun.runner.sampler import SamplingParams
+from llmrun.runner.sampler import SamplingParams, log_probabilities
 from llmrun.runner.scheduler import TOKENS_PER_STEP, Chunk, Scheduler
 from llmrun.runner.sequence import Sequence
 from llmrun.runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llmrun.runner.chat import Chat
+    from llmrun.runner.constraint import Constraint
 
 DEFAULT_CONTEXT = 4096  # tokens; a model that knows more gets more on request, because the memory is reserved at once
 RESTORING_THREADS = 3  # one waits for the disk or the system while the others copy
@@ -134,19 +136,49 @@ class Engine:
 
         return Chat(self, system, params or SamplingParams(), raw)
 
-    def submit(self, prompt: SequenceOf[int], params: SamplingParams, table: BlockTable | None = None) -> Generation:
+    def submit(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        table: BlockTable | None = None,
+        *,
+        constraint: "Constraint | None" = None,
+        n_ctx: int | None = None,
+        client: str = "",
+        priority: int = 0,
+    ) -> Generation:
         """Queue a request.
 
         What is known of the prompt, from any request before, is not computed again. A block table that is passed in
         belongs to the caller, and keeps what is computed for a next turn, down to the last token; without one, full
         blocks are kept. No other request may be using the table.
+
+        constraint: what the answer may be. n_ctx: a limit on this prompt with its answer below the engine's. client,
+        priority: see `Scheduler`.
+
+        Raises PromptTooLong or UsageError, before anything is queued.
         """
-        self._check_request(prompt, params)
-        sequence = Sequence(
-            prompt, params, self.tokenizer, self.n_ctx, table or self.new_table(), keeps_table=table is not None
-        )
+        sequence = self.new_sequence(prompt, params, table, constraint, n_ctx, client, priority)
         self._scheduler.add(sequence)
         return Generation(self, sequence)
+
+    def new_sequence(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        table: BlockTable | None = None,
+        constraint: "Constraint | None" = None,
+        n_ctx: int | None = None,
+        client: str = "",
+        priority: int = 0,
+    ) -> Sequence:
+        """Check a request; see `submit`. May be called on any thread, what comes of it may not."""
+        self.check_request(prompt, params, n_ctx)
+        n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
+        table, keeps_table = table or self.new_table(), table is not None
+        return Sequence(
+            prompt, params, self.tokenizer, n_ctx, table, keeps_table, constraint, client=client, priority=priority
+        )
 
     def rebase(self, sequence: Sequence, prompt: SequenceOf[int]) -> None:
         """Go on with an answer in progress after another prompt, which leaves it room: a chat that drops old turns.
@@ -218,13 +250,36 @@ class Engine:
         self.drop_ended()
         self._is_busy = True
         try:
+            started = time.perf_counter()
             chunks = self._scheduler.schedule()
             if chunks:
+                n_decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
+                n_prompt = sum(chunk.n_tokens for chunk in chunks if not chunk.sequence.is_decoding)
                 logits = self.model.forward(batch_of(chunks))
                 self._postprocess(chunks, logits)
+                self._scheduler.pace.note(n_decoding, n_prompt, time.perf_counter() - started)
         finally:
             self._is_busy = False
         self.drop_ended()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is not finished."""
+        return self._scheduler.n_running + self._scheduler.n_waiting > 0
+
+    @property
+    def n_running(self) -> int:
+        """How many requests are being computed."""
+        return self._scheduler.n_running
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for room in the cache."""
+        return self._scheduler.n_waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue what `new_sequence` made."""
+        self._scheduler.add(sequence)
 
     def drop_ended(self) -> None:
         """Take out the sequences that ended or were cancelled; in the middle of a step, leave it to the step's end."""
@@ -265,20 +320,33 @@ class Engine:
             computed = sequence.tokens[sequence.n_computed :][: chunk.n_tokens]
             if chunk.n_tokens == sequence.n_pending:
                 try:
-                    sequence.append(sequence.sampler.sample(logits[row], sequence.tokens))
+                    self._choose(sequence, logits[row])
                 except LlmrunError as error:  # of this request only
                     sequence.error, sequence.finish_reason = error, "error"
                 row += 1
             sequence.table.extend(computed)
 
-    def _check_request(self, prompt: SequenceOf[int], params: SamplingParams) -> None:
+    @staticmethod
+    def _choose(sequence: Sequence, logits: np.ndarray) -> None:
+        """Choose the next id of a sequence from `logits` (n_vocab,)."""
+        mask = sequence.constraint.mask() if sequence.constraint is not None else None
+        allowed = logits if mask is None else np.where(mask, logits, np.float32(-np.inf))
+        token = sequence.sampler.sample(allowed, sequence.tokens)
+        n_top = sequence.params.logprobs
+        sequence.append(token, None if n_top is None else log_probabilities(logits, token, n_top))
+
+    def check_request(self, prompt: SequenceOf[int], params: SamplingParams, n_ctx: int | None = None) -> None:
+        """Raise what `submit` would raise. May be called on any thread."""
+        n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
         n_vocab = self.model.config.n_vocab
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give at least one word")
-        if len(prompt) >= self.n_ctx:
+        if len(prompt) >= n_ctx:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens and leaves no room for an answer in a context of {self.n_ctx}; "
-                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})"
+                f"the prompt has {len(prompt)} tokens and leaves no room for an answer in a context of {n_ctx}; "
+                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})",
+                n_prompt=len(prompt),
+                n_ctx=n_ctx,
             )
         if not all(0 <= token < n_vocab for token in prompt):
             raise UsageError(f"the prompt has ids outside of the vocabulary of {n_vocab}")

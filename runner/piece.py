@@ -3,6 +3,13 @@
 from typing import NamedTuple
 
 
+class TokenLogprobs(NamedTuple):
+    """How likely the model found an id, before bias, penalties and temperature."""
+
+    chosen: float  # natural logarithm of the probability of the id that was chosen
+    top: tuple[tuple[int, float], ...]  # the likeliest ids with theirs, best first
+
+
 class Piece(NamedTuple):
     """One id that was chosen, and the text that became certain with it.
 
@@ -12,3 +19,4 @@ class Piece(NamedTuple):
 
     id: int
     text: str
+    logprobs: TokenLogprobs | None = None  # if `SamplingParams.logprobs` asks for them

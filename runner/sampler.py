@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmrun.quant_formats.errors import CorruptFile, UsageError
+from llmrun.runner.piece import TokenLogprobs
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the increment of SplitMix64
@@ -35,6 +36,7 @@ class SamplingParams:
     seed: int | None = None  # same seed, same text; None draws one
     max_tokens: int | None = None  # None is as many as the context holds
     stop: Sequence[str] = ()  # the text ends before the first of these
+    logprobs: int | None = None  # report the chosen id's log probability, and those of the N likeliest; None is off
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value that makes no sense."""
@@ -51,6 +53,7 @@ class SamplingParams:
         _require(self.penalty_last_n >= -1, "penalty_last_n", "-1 (all) or more", self.penalty_last_n)
         _require(self.max_tokens is None or self.max_tokens > 0, "max_tokens", "1 or more", self.max_tokens)
         _require(self.seed is None or 0 <= self.seed <= _MASK, "seed", "between 0 and 2**64 - 1", self.seed)
+        _require(self.logprobs is None or 0 <= self.logprobs <= 100, "logprobs", "between 0 and 100", self.logprobs)
         for token, bias in self.logit_bias.items():
             usable = token >= 0 and (abs(bias) <= 1e9 or bias == -math.inf)
             _require(usable, "logit_bias", "ids with values up to 1e9 or -inf", {token: bias})
@@ -131,6 +134,14 @@ class Sampler:
         ids, gaps = ids[kept], gaps[kept]
         with np.errstate(over="ignore"):  # a temperature of 1e-310 is as good as 0
             return ids, np.exp(gaps / params.temperature)
+
+
+def log_probabilities(logits: np.ndarray, chosen: int, n_top: int) -> TokenLogprobs:
+    """Log probability of an id, and of the `n_top` likeliest, by `logits` (n_vocab,) as the model gave them."""
+    peak = float(logits.max())
+    total = peak + math.log(float(np.exp(logits - np.float32(peak), dtype=np.float64).sum()))
+    top = _top_k(logits, peak, n_top).tolist() if n_top else []
+    return TokenLogprobs(float(logits[chosen]) - total, tuple((i, float(logits[i]) - total) for i in top))
 
 
 def uniform(seed: int, n: int) -> float:

@@ -76,8 +76,10 @@ class Tokenizer:
         """Whether `encode` puts BOS first when asked for special tokens."""
         return bool(self._first)
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text`.
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = True, continues: bool = False
+    ) -> list[int]:
+        """Return the ids of `text`, which begins a text unless it `continues` one.
 
         add_special puts BOS before and EOS after where the metadata says so. With parse_special, special tokens
         written in the text become their ids; without it they are text like any other, which is right for what a
@@ -88,7 +90,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise InputError(f"the text is not valid Unicode: lone surrogate at character {error.start}") from error
         ids: list[int] = []
-        after_special = True
+        after_special = not continues
         for part in self._special_tokens.split(text, parse_control=parse_special):
             if isinstance(part, int):
                 ids.append(part)
@@ -126,6 +128,26 @@ class Tokenizer:
         """Whether an id steers the model (BOS, end of turn, ...) rather than standing for text."""
         token_type = int(self._types[token])
         return token_type in (CONTROL, UNKNOWN) or is_end_marker(self._tokens[token], token_type)
+
+    @cached_property
+    def vocabulary_bytes(self) -> list[bytes]:
+        """`token_bytes` of every id, much faster than one by one."""
+        is_byte_level = self._kind == _BYTE_LEVEL
+        return [
+            self.token_bytes(token)
+            if token_type != NORMAL or text in END_OF_GENERATION
+            else bytes_of(text)
+            if is_byte_level
+            else text.replace(SPACE, " ").encode()
+            for token, (text, token_type) in enumerate(zip(_texts(self._tokens), self._types.tolist(), strict=True))
+        ]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids for which `is_special` holds."""
+        marked = (token for token in map(self._vocabulary.get, END_OF_GENERATION) if token is not None)
+        special = np.flatnonzero(np.isin(self._types, (CONTROL, UNKNOWN))).tolist()
+        return frozenset((*special, *filter(self.is_special, marked)))
 
     def token_id(self, text: str) -> int | None:
         """Id of the token with exactly this text as the vocabulary spells it, such as "<|im_end|>"."""

@@ -23,12 +23,19 @@ class ByteTokenizer:
 
     n_vocab = N_VOCAB
     stop_ids = frozenset({END})
+    special_ids = frozenset(_SPECIAL)
     bos_id = BOS
 
     def __init__(self, adds_bos: bool = False) -> None:
         self.adds_bos = adds_bos
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    @property
+    def vocabulary_bytes(self) -> list[bytes]:
+        return [self.token_bytes(token) for token in range(self.n_vocab)]
+
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = True, continues: bool = False
+    ) -> list[int]:
         ids, at = ([BOS] if add_special and self.adds_bos else []), 0
         while at < len(text):
             named = [(token, name) for token, name in _SPECIAL.items() if parse_special and text.startswith(name, at)]
@@ -55,7 +62,9 @@ class MergingTokenizer(ByteTokenizer):
 
     MERGED = 300
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = True, continues: bool = False
+    ) -> list[int]:
         ids: list[int] = []
         for token in super().encode(text, add_special, parse_special):
             if token == ord("b") and ids and ids[-1] == ord("a"):

@@ -8,6 +8,7 @@ from mock_model import ByteTokenizer
 
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from llmrun.runner.pace import LEARN_AFTER, LEAST, Pace
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.scheduler import MAX_SEQUENCES, Scheduler
 from llmrun.runner.sequence import Sequence
@@ -20,7 +21,14 @@ def pool(n_blocks: int) -> KVCache:
 unique_ids = itertools.count(1000)
 
 
-def sequence(cache: KVCache, n_prompt: int, table: BlockTable | None = None, text: str = "") -> Sequence:
+def sequence(
+    cache: KVCache,
+    n_prompt: int,
+    table: BlockTable | None = None,
+    text: str = "",
+    client: str = "",
+    priority: int = 0,
+) -> Sequence:
     """A request for `text`, over and over, or for a prompt that begins like no other."""
     prompt = list(text.encode()) or [next(unique_ids)]
     return Sequence(
@@ -30,32 +38,107 @@ def sequence(cache: KVCache, n_prompt: int, table: BlockTable | None = None, tex
         4096,
         table or BlockTable(cache),
         keeps_table=table is not None,
+        client=client,
+        priority=priority,
     )
 
 
 def compute(scheduler: Scheduler) -> list[tuple[Sequence, int]]:
     """Run a step without a model: every sequence that is through its prompt says "x"."""
     planned = []
+    n_decoding, n_prompt = 0, 0
     for chunk in scheduler.schedule():
         s, n = chunk.sequence, chunk.n_tokens
         planned.append((s, n))
+        n_decoding, n_prompt = n_decoding + s.is_decoding, n_prompt + n * (not s.is_decoding)
         computed = s.tokens[s.n_computed :][:n]
         if n == s.n_pending:
             s.append(ord("x"))
         s.table.extend(computed)
+    if planned:
+        scheduler.pace.note(n_decoding, n_prompt, n_decoding + 1e-6 * n_prompt)  # seconds: prompts cost next to nothing
     return planned
 
 
-def test_decoding_comes_before_prompts_and_prompts_share_the_rest() -> None:
+def in_no_hurry(scheduler: Scheduler) -> Scheduler:
+    """Let prompts have all that a step has left."""
+    scheduler.pace.limit = lambda n_decoding: 10_000  # type: ignore[method-assign]
+    return scheduler
+
+
+def test_decoding_comes_before_prompts_and_the_shortest_of_these_first() -> None:
     cache = pool(100)
-    scheduler = Scheduler(cache, tokens_per_step=50)
+    scheduler = in_no_hurry(Scheduler(cache, tokens_per_step=50))
     a, b, c = (sequence(cache, n) for n in (20, 70, 10))
     for s in (a, b, c):
         scheduler.add(s)
-    assert compute(scheduler) == [(a, 20), (b, 30)]
-    assert compute(scheduler) == [(a, 1), (b, 40), (c, 9)]
-    assert compute(scheduler) == [(a, 1), (b, 1), (c, 1)]
-    assert c.answer == [ord("x")]
+    assert compute(scheduler) == [(c, 10), (a, 20), (b, 20)]
+    assert compute(scheduler) == [(a, 1), (c, 1), (b, 48)]
+    assert compute(scheduler) == [(a, 1), (c, 1), (b, 2)]
+    assert b.answer == [ord("x")]
+
+
+def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
+    cache = pool(200)
+    scheduler = in_no_hurry(Scheduler(cache, tokens_per_step=50))
+    long = sequence(cache, 300)
+    scheduler.add(long)
+    for _ in range(60):
+        short = sequence(cache, 50)
+        scheduler.add(short)
+        compute(scheduler)
+        if short.finish_reason is None:
+            scheduler.finish(short, "stop")
+    assert long.answer
+
+
+def test_the_client_that_has_had_least_goes_first() -> None:
+    cache = pool(200)
+    scheduler = in_no_hurry(Scheduler(cache, tokens_per_step=50))
+    greedy = [sequence(cache, 100, client="a") for _ in range(5)]
+    modest = sequence(cache, 120, client="b")
+    for s in (*greedy, modest):
+        scheduler.add(s)
+    planned = [compute(scheduler)[-1][0] for _ in range(5)]
+    assert planned.count(modest) >= 2
+
+
+def test_a_higher_priority_goes_first_and_takes_blocks() -> None:
+    cache = pool(4)
+    scheduler = in_no_hurry(Scheduler(cache, tokens_per_step=512))
+    low, high = sequence(cache, 200), sequence(cache, 120, priority=1)
+    scheduler.add(low)
+    assert compute(scheduler) == [(low, 200)]
+    scheduler.add(high)
+    assert compute(scheduler) == [(high, 120)]
+    assert low.table.blocks == []
+    scheduler.finish(high, "stop")
+    assert compute(scheduler)[0][0] is low
+
+
+def test_prompts_do_not_make_a_step_twice_as_long() -> None:
+    pace = Pace(128)
+    assert pace.limit(0) == 128
+    assert pace.limit(3) == 0  # to learn how long three answers take
+    pace.note(3, 0, 0.008)
+    given = []
+    for _ in range(20):
+        given.append(pace.limit(3))
+        pace.note(3, given[-1], 0.008 + 0.0002 * given[-1])
+    assert given[0] == LEAST
+    assert given[-1] == 24  # of 28 whole groups of 8
+    assert all(0.0002 * n <= 0.7 * 0.008 for n in given)
+
+
+def test_the_pace_is_learned_anew_now_and_then() -> None:
+    pace = Pace(128)
+    pace.note(1, 0, 0.008)
+    for _ in range(LEARN_AFTER):
+        assert pace.limit(1) > 0
+        pace.note(1, pace.limit(1), 0.010)
+    assert pace.limit(1) == 0
+    pace.note(1, 0, 0.008)
+    assert pace.limit(1) > 0
 
 
 def test_nothing_to_do_is_an_empty_step() -> None:
@@ -215,12 +298,15 @@ def test_no_block_is_ever_lost_or_given_twice(data: st.DataObject) -> None:
                 planned = compute(scheduler)
                 assert bool(planned) == bool(alive)
                 assert sum(n for _, n in planned) <= 100
-                assert alive == [] or planned == [] or alive[0] in [s for s, _ in planned]
             case "finish" if alive:
                 scheduler.finish(alive.pop(data.draw(st.integers(0, len(alive) - 1))), "stop")
         check_holders(cache, [*chats, *(s.table for s in alive if s.table not in chats)])
-    for s in alive:
-        scheduler.finish(s, "cancelled")
+    for _ in range(600):  # all of them get their turn
+        compute(scheduler)
+        for s in [s for s in alive if len(s.answer) > 2]:
+            scheduler.finish(s, "stop")
+            alive.remove(s)
+    assert alive == []
     for table in chats:
         table.release()
     assert cache.n_available == 6
