@@ -15,6 +15,7 @@ from llmrun.quant_formats.errors import ContextTooLong, LlmrunError, PromptTooLo
 from llmrun.runner.batch import Batch
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.embedding import Embedder
 from llmrun.runner.generation import Generation
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from llmrun.runner.model import BlockContents, Model
@@ -174,8 +175,8 @@ class Engine:
         priority: int = 0,
     ) -> Sequence:
         """Check a request; see `submit`. May be called on any thread, what comes of it may not."""
+        self.check_request(prompt, params, n_ctx)
         n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
-        self._check_request(prompt, params, n_ctx)
         table, keeps_table = table or self.new_table(), table is not None
         return Sequence(
             prompt, params, self.tokenizer, n_ctx, table, keeps_table, constraint, client=client, priority=priority
@@ -233,6 +234,24 @@ class Engine:
                     table.extend(tokens[i * BLOCK_TOKENS : min((i + 1) * BLOCK_TOKENS, end)])
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def embed(
+        self, texts: SequenceOf[SequenceOf[int]], pooling: str | None = None, normalize: bool = True
+    ) -> np.ndarray:
+        """Vectors (n_texts, n_embd) float32 of texts given as ids; see `Embedder.submit` for parameters and errors.
+
+        `tokenizer.encode(text)` gives the ids that a model for embeddings was trained on. Running answers lose nothing
+        to it, and wait meanwhile; with `embedder`, steps of both can take turns.
+        """
+        request = self.embedder.submit(texts, pooling, normalize)
+        while not request.is_done:
+            self.embedder.step()
+        return request.vectors()
+
+    @functools.cached_property
+    def embedder(self) -> Embedder:
+        """Turns texts into vectors, a batch a step."""
+        return Embedder(self.model, self.n_ctx)
 
     @functools.cached_property
     def grammar_compiler(self) -> "GrammarCompiler":
@@ -343,14 +362,18 @@ class Engine:
         n_top = sequence.params.logprobs
         sequence.append(token, None if n_top is None else log_probabilities(logits, token, n_top))
 
-    def _check_request(self, prompt: SequenceOf[int], params: SamplingParams, n_ctx: int) -> None:
+    def check_request(self, prompt: SequenceOf[int], params: SamplingParams, n_ctx: int | None = None) -> None:
+        """Raise what `submit` would raise. May be called on any thread."""
+        n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
         n_vocab = self.model.config.n_vocab
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give at least one word")
         if len(prompt) >= n_ctx:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens and leaves no room for an answer in a context of {n_ctx}; "
-                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})"
+                f"shorten it or use a larger context (the model was trained on {self.model.config.n_ctx_train})",
+                n_prompt=len(prompt),
+                n_ctx=n_ctx,
             )
         if not all(0 <= token < n_vocab for token in prompt):
             raise UsageError(f"the prompt has ids outside of the vocabulary of {n_vocab}")
