@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmrun.cli.server.json_text import compact, quoted
-from llmrun.runner.answer_parser import ToolCallDelta
+from llmrun.runner.tool import ToolCallDelta
 
 
 class ChatChunks:

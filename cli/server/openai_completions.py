@@ -169,7 +169,7 @@ class Completions:
         """Write what came for an answer; None is its end."""
         completion = self._completions[index]
         if pieces is None:
-            return self._chunk(index, "", None, completion.finish_reason, completion.stats)
+            return self._chunk(index, "", None, completion.finish_reason, self._streams[index].stats)
         text, logprobs = completion.show(pieces)
         return self._chunk(index, text, logprobs) if text or logprobs else ""
 
