@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from llmrun.cli.server.connected import while_connected
 from llmrun.cli.server.context import client_of, host_of, note
 from llmrun.cli.server.errors import ApiRouter
 from llmrun.cli.server.json_text import compact
@@ -28,50 +29,48 @@ from llmrun.runner.stream import Stream
 
 router = ApiRouter(family="llama")
 
-Prompts = Callable[[Engine], list[list[int]]]
-
 
 @router.post("/completion")
 @router.post("/completions", include_in_schema=False)
 async def completion(body: CompletionBody, request: Request) -> Response:
     """Continue a prompt."""
-    return await complete(body, request, lambda engine: prompts_of(body.prompt, engine))
-
-
-async def complete(body: CompletionBody, request: Request, prompts: Prompts) -> Response:
-    """Answer with what follows the prompts that `prompts` makes for the model."""
-    lease = await host_of(request).lease(body.model)
-    try:
-        note(request, model=lease.model.name)
-        asked = await asyncio.to_thread(_prepare, body, lease.model.engine, prompts)
-        answers = Answers([_begin(body, one, i, lease, request) for i, one in enumerate(asked)], lease)
-        if body.stream:
-            return sse(answers.events())
-        replies = await answers.replies()
-        return JSONResponse(replies[0] if len(replies) == 1 else replies)
-    except BaseException:
-        lease.release()
-        raise
+    return await complete(
+        body, request, lambda engine: [prepared(body, engine, ids) for ids in prompts_of(body.prompt, engine)]
+    )
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One prompt, ready to be continued."""
+    """One prompt, checked and ready to be continued."""
 
     ids: list[int]
     params: SamplingParams
     constraint: Constraint | None
+    left_out: dict[str, Any] = field(default_factory=dict)  # of what was to be in the prompt
 
 
-def _prepare(body: CompletionBody, engine: Engine, prompts: Prompts) -> list[Asked]:
-    """Tokenise and compile; all prompts are checked before the first is queued."""
+def prepared(body: CompletionBody, engine: Engine, ids: list[int]) -> Asked:
+    """Check a request; raises UsageError or PromptTooLong."""
     params = sampling(body, engine.tokenizer)
+    engine.check_request(ids, params)
     form = grammar(body)
-    asked = []
-    for ids in prompts(engine):
-        engine.check_request(ids, params)
-        asked.append(Asked(ids, params, engine.grammar_compiler.constraint(form) if form else None))
-    return asked
+    return Asked(ids, params, engine.grammar_compiler.constraint(form) if form else None)
+
+
+async def complete(body: CompletionBody, request: Request, prepare: Callable[[Engine], list[Asked]]) -> Response:
+    """Answer with what follows the prompts that `prepare`, on another thread, makes for the model."""
+    lease = await host_of(request).lease(body.model)
+    try:
+        note(request, model=lease.model.name)
+        asked = await asyncio.to_thread(prepare, lease.model.engine)
+        answers = Answers([_begin(body, one, i, lease, request) for i, one in enumerate(asked)], lease)
+        if body.stream:
+            return sse(answers.events())
+        replies = await while_connected(request, answers.replies())
+        return JSONResponse(replies[0] if len(replies) == 1 else replies)
+    except BaseException:
+        lease.release()
+        raise
 
 
 def _begin(body: CompletionBody, asked: Asked, index: int, lease: Lease, request: Request) -> "Answer":
@@ -139,6 +138,8 @@ class Answer:
                 self._asked.params, n_predict(self._body), self.stream.seed, self._model.n_ctx, self._model.name
             ),
         )
+        if self._asked.left_out:
+            reply["left_out"] = self._asked.left_out
         if self._pieces and not is_stream and self._asked.params.logprobs is not None:
             reply["completion_probabilities"] = probabilities(self._pieces, tokenizer)
         return select(reply, self._body.response_fields)
