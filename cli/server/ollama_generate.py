@@ -18,6 +18,7 @@ from llmrun.cli.server.ollama_prompt import chat_prompt, fill_in_of, text_prompt
 from llmrun.cli.server.ollama_reply import DONE_REASONS, done, generate_part, line, logprob_entries
 from llmrun.cli.server.ollama_request import GenerateBody
 from llmrun.cli.server.sse import ndjson
+from llmrun.quant_formats.errors import EngineClosed
 from llmrun.runner.chat_request import ChatRequest, ChatStream, answer_chat
 from llmrun.runner.model_host import Lease
 from llmrun.runner.piece import Piece
@@ -146,3 +147,5 @@ async def _parts_of(stream: Stream | ChatStream) -> AsyncIterator[Part]:
     else:
         async for pieces in stream:
             yield Part("".join(piece.text for piece in pieces), "", pieces)
+        if stream.finish_reason == "cancelled":
+            raise EngineClosed("the model was unloaded before the answer was complete; ask again")

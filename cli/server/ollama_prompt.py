@@ -66,9 +66,7 @@ def fill_in_of(engine: Engine, name: str) -> FillIn:
     """The markers of a model that can fill in; raises UsageError for another."""
     markers = FillIn.of(engine.tokenizer)
     if markers is None:
-        raise UsageError(
-            f"{name[:100]} does not support insert; leave suffix out, or choose a model for code that does"
-        )
+        raise UsageError(f"{name[:100]} does not support insert; leave suffix out, or choose a model that can fill in")
     return markers
 
 
