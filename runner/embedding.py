@@ -1,5 +1,6 @@
 """Embeddings: texts as vectors, computed in batches beside whatever else the engine does."""
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -244,5 +245,5 @@ def _batch_of(parts: Sequence[tuple[_Text, int]]) -> Batch:
         positions += range(first, first + n_tokens)
         sequence += [i] * n_tokens
         tables[i, : len(text.blocks)] = text.blocks
-    arrays = (np.array(values, np.int32) for values in (tokens, positions, sequence))
-    return Batch(*arrays, tables, np.array(rows, np.int32))
+    int32 = functools.partial(np.array, dtype=np.int32)
+    return Batch(int32(tokens), int32(positions), int32(sequence), tables, int32(rows))
