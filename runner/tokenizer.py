@@ -153,10 +153,14 @@ class Tokenizer:
         """Id of the token with exactly this text as the vocabulary spells it, such as "<|im_end|>"."""
         return self._vocabulary.get(text)
 
+    def id_named(self, name: str) -> int | None:
+        """Id that the metadata gives a part, such as "fim_pre"; None where it names none, or none of the vocabulary."""
+        return self._id(f"{name}_token_id")
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer: those that the metadata names, and those whose text says so."""
-        named = (self._id(f"{name}_token_id") for name in ("eot", "eom"))
+        named = (self.id_named(name) for name in ("eot", "eom"))
         known = ((text, self._vocabulary.get(text)) for text in END_OF_GENERATION)
         marked = (token for text, token in known if token is not None and is_end_marker(text, self._types[token]))
         return frozenset(token for token in (self.eos_id, *named, *marked) if token is not None)
