@@ -356,8 +356,8 @@ def _texts(blocks: list[Placed], role: str) -> Iterator[tuple[str, str]]:
 
 
 def _assistant(blocks: list[Placed], called: dict[str, str]) -> dict[str, Any]:
-    texts: list[str] = Field(default_factory=list)
-    thoughts: list[str] = Field(default_factory=list)
+    texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     for place, block in blocks:
         match block:
