@@ -12,6 +12,8 @@ from llmrun.runner.chat_request import ChatDelta, ChatRequest, Usage
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.tool import ToolCallDelta
 
+USAGE = Usage(n_prompt=10, n_cached=4, n_generated=7, n_reasoning=0)
+
 
 @dataclass
 class EndedStream:
@@ -19,7 +21,7 @@ class EndedStream:
 
     finish_reason: str = "stop"
     stop_string: str | None = None
-    usage: Usage = Usage(10, 4, 7, 0)
+    usage: Usage = USAGE
 
 
 def request(**fields: Any) -> ChatRequest:
