@@ -32,7 +32,7 @@ class TextBlock(Fields):
     type: Literal["text"]
     text: str
     cache_control: CacheControl | None = None
-    citations: list[Any] | None = Field(None, max_length=0)
+    citations: list[Any] | None = Field(default=None, max_length=0)
 
 
 class ThinkingBlock(Fields):
