@@ -14,12 +14,15 @@ from llmrun.cli.bench import bench
 from llmrun.cli.chat import chat
 from llmrun.cli.config import config
 from llmrun.cli.list import list_models
+from llmrun.cli.ps import ps
 from llmrun.cli.pull import pull
 from llmrun.cli.run import run
 from llmrun.cli.say import one_line
+from llmrun.cli.serve import serve
 from llmrun.cli.sessions import sessions
 from llmrun.cli.show import show
 from llmrun.cli.standard_output import ReaderLeft, write
+from llmrun.cli.stop import stop
 from llmrun.quant_formats.errors import EXIT_INTERRUPTED, LlmrunError, OutOfMemory, UsageError
 
 EXIT_READER_LEFT = 141  # 128 + SIGPIPE, as of any tool in a pipe
@@ -35,6 +38,9 @@ app.command()(run)
 app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
+app.command()(serve)
+app.command()(ps)
+app.command()(stop)
 app.command()(bench)
 app.add_typer(sessions, name="sessions")
 app.add_typer(config, name="config")

@@ -12,6 +12,7 @@ Kind = Literal["number", "whole number", "text", "list of texts", "switch"]
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 THEMES = ("dark", "light", "none")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _kv_types() -> Sequence[str]:
@@ -103,6 +104,18 @@ def _sampling(name: str, kind: Kind, text: str, default: str) -> Setting:
     return Setting(name, kind, text, default, is_sampling=True)
 
 
+def _server(
+    name: str,
+    kind: Kind,
+    text: str,
+    default: str,
+    least: int | None = None,
+    most: int | None = None,
+    choices: Callable[[], Sequence[str]] | None = None,
+) -> Setting:
+    return Setting(name, kind, text, default, least=least, most=most, choices=choices, per_model=False)
+
+
 SETTINGS = {
     setting.name: setting
     for setting in (
@@ -131,6 +144,15 @@ SETTINGS = {
             choices=lambda: THEMES,
         ),
         Setting("stats", "switch", "print speed and token counts after an answer", "false"),
+        _server("host", "text", "address of the server, HOST or HOST:PORT", "127.0.0.1"),
+        _server("port", "whole number", "port of the server", "11434", least=0, most=65535),
+        _server("parallel", "whole number", "full contexts that a server has room for", "up to 4", least=1, most=1024),
+        _server("keep_alive", "text", "how long an idle model of a server stays loaded, as 5m", "5m"),
+        _server("max_queue", "whole number", "requests that may wait in a server", "512", least=1),
+        _server("api_key_file", "text", "file with the keys that a server accepts, one a line", "none"),
+        _server("allow_origin", "list of texts", "web pages that may use the server, as https://chat.example", "none"),
+        _server("allow_host", "list of texts", "names by which the server may be called", "none"),
+        _server("log_level", "text", "how much a server logs", "info", choices=lambda: LOG_LEVELS),
     )
 }  # fmt: skip
 

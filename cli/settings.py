@@ -13,7 +13,7 @@ from llmrun.cli.setting import SETTINGS, Setting, Value, nearest
 from llmrun.quant_formats.errors import UsageError
 
 # variables that are read elsewhere, and those of the tests
-OTHER_VARIABLES = ("LLMRUN_HOME", "LLMRUN_CACHE")
+OTHER_VARIABLES = ("LLMRUN_HOME", "LLMRUN_CACHE", "LLMRUN_API_KEY")
 TEST_PREFIX = "LLMRUN_TEST_"
 
 

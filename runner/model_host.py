@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from llmrun.runner.engine import Engine
     from llmrun.runner.engine_thread import EngineThread, ThreadObserver
     from llmrun.runner.model_plan import ModelPlan
+
+_log = logging.getLogger(__name__)
 
 LATEST = ":latest"  # clients of Ollama add it to names without a tag
 DIGEST_BYTES = 1 << 20
@@ -62,7 +67,7 @@ class KnownModel:
         """When the file was written. Raises MissingFile if it is gone."""
         return datetime.fromtimestamp(self._stat().st_mtime, UTC)
 
-    def _stat(self):  # type: ignore[no-untyped-def]
+    def _stat(self) -> os.stat_result:
         try:
             return self.path.stat()
         except OSError as error:
@@ -127,16 +132,21 @@ class LoadedModel:
 class Lease:
     """The use of a loaded model: it stays loaded until `release`, which may be called more than once."""
 
-    def __init__(self, host: "ModelHost", slot: "_Slot", model: LoadedModel, keep_alive: float | None) -> None:
+    def __init__(self, model: LoadedModel, give_back: Callable[[], None]) -> None:
         self.model = model
-        self._host, self._slot, self._keep_alive = host, slot, keep_alive
-        self._is_released = False
+        self._give_back: Callable[[], None] | None = give_back
+        self._loop = asyncio.get_running_loop()
 
     def release(self) -> None:
         """Give it back; its time to stay loaded begins anew."""
-        if not self._is_released:
-            self._is_released = True
-            self._host._release(self._slot, self.model, self._keep_alive)
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
+
+    def __del__(self) -> None:
+        # a stream that nobody began to read never comes to its end; and the garbage collector may be on any thread
+        if self._give_back is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._give_back)
 
     async def __aenter__(self) -> LoadedModel:
         return self.model
@@ -158,6 +168,11 @@ class _Slot:
         self.timer: asyncio.TimerHandle | None = None
         self.n_waiting = 0  # requests that wait for it to be loaded
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is loaded and nobody uses it or is about to."""
+        return self.model is not None and self.model.is_idle and not self.n_waiting
+
 
 Load = Callable[[Path, "ModelPlan", HostOptions], "Engine"]
 Plan = Callable[[Path, int, HostOptions], "ModelPlan"]
@@ -177,15 +192,17 @@ class ModelHost:
         options: HostOptions | None = None,
         load: Load | None = None,
         plan: Plan | None = None,
-        observer: "Callable[[str], ThreadObserver] | None" = None,
+        options_of: Callable[[str], HostOptions] | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
-        files: the models given at the start, by name, the default one first. load and plan: how to load a file and
-        what it takes; for tests. observer: makes whoever counts what a model of that name does.
+        files: the models given at the start, by name, the default one first. options_of: what holds for the model of a
+        name instead of `options`. load and plan: how to load a file and what it takes; for tests.
         """
         self.options = options or HostOptions()
-        self.observer = observer
+        self.observer: Callable[[str], ThreadObserver] | None = None
+        """Makes whoever counts what a model of that name does, from its loading on."""
+        self._options_of = options_of or (lambda _name: self.options)
         self._files = {name: KnownModel(name, path, _digest(path)) for name, path in (files or {}).items()}
         self._load, self._plan = load or _load, plan or _plan
         self._slots: dict[str, _Slot] = {}
@@ -243,12 +260,11 @@ class ModelHost:
             model = slot.model or await self._wait_for(slot)
             if slot.model is model and slot.closing is None:  # as nobody used it, it may be gone again by now
                 self._acquire(slot, model)
-                return Lease(self, slot, model, seconds)
+                return Lease(model, functools.partial(self._release, slot, model, seconds))
 
-    async def preload(self, name: str) -> None:
-        """Load a model and keep it for ever, or until memory is needed for others."""
-        lease = await self.lease(name, self.options.keep_alive)
-        lease.release()
+    async def preload(self, name: str, keep_alive: float = math.inf) -> None:
+        """Load a model, and keep it for so many seconds after its last use, or until memory is needed for others."""
+        (await self.lease(name, keep_alive)).release()
 
     def loaded(self) -> list[LoadedModel]:
         """The models that are in memory."""
@@ -297,20 +313,27 @@ class ModelHost:
             raise QueueFull(f"{slot.n_waiting} requests are waiting for the model already; ask again later")
         if slot.loading is None:
             slot.loading = asyncio.create_task(self._load_into(slot))
+            slot.loading.add_done_callback(_take_note)
         slot.n_waiting += 1
         try:
-            return await asyncio.shield(slot.loading)
-        finally:
+            model = await asyncio.shield(slot.loading)
+        except BaseException:
             slot.n_waiting -= 1
+            if slot.model is not None and not slot.n_waiting:  # it came just when the last one left
+                self._start_timer(slot, slot.model)
+            raise
+        slot.n_waiting -= 1
+        return model  # the caller takes it before anything else runs
 
     async def _load_into(self, slot: _Slot) -> LoadedModel:
         try:
             async with self._turn:
                 if self._is_closed:
                     raise Stopping("the server is shutting down")
-                plan = await self._make_room(slot.known.path)
+                options = self._options_of(slot.known.name)
+                plan = await self._make_room(slot.known.path, options)
                 started = time.perf_counter()
-                engine = await asyncio.to_thread(self._load, slot.known.path, plan, self.options)
+                engine = await asyncio.to_thread(self._load, slot.known.path, plan, options)
                 seconds = time.perf_counter() - started
         except BaseException:
             del self._slots[slot.known.name]  # the next request tries again
@@ -323,17 +346,19 @@ class ModelHost:
         if self.observer is not None:
             thread.observer = self.observer(slot.known.name)
         slot.model = LoadedModel(slot.known, thread, plan, seconds, keep_alive=self.options.keep_alive)
-        self._start_timer(slot, slot.model)
+        _log.info("loaded", extra={"facts": {"model": slot.known.name, "ms": 1000 * seconds, "context": plan.n_ctx}})
+        if not slot.n_waiting:
+            self._start_timer(slot, slot.model)
         return slot.model
 
-    async def _make_room(self, path: Path) -> "ModelPlan":
+    async def _make_room(self, path: Path, options: HostOptions) -> "ModelPlan":
         """Plan for a model, after unloading as many idle ones as it takes; raises OutOfMemory if that is not enough."""
         while True:
             available = available_memory() - sum(model.reserved_bytes for model in self.loaded())
             try:
-                return await asyncio.to_thread(self._plan, path, available, self.options)
+                return await asyncio.to_thread(self._plan, path, available, options)
             except OutOfMemory:
-                idle = [slot for slot in self._slots.values() if slot.model is not None and slot.model.is_idle]
+                idle = [slot for slot in self._slots.values() if slot.is_idle]
                 if not idle:
                     raise
                 await self._close(min(idle, key=_last_used))
@@ -388,9 +413,16 @@ class ModelHost:
         try:
             if model is not None:
                 await model.engine_thread.close(grace)
+                _log.info("unloaded", extra={"facts": {"model": slot.known.name}})
         finally:
             slot.model = None
             self._slots.pop(slot.known.name, None)
+
+
+def _take_note(loading: "asyncio.Task[LoadedModel]") -> None:
+    """Log why a model could not be loaded, even if nobody waits for it any more."""
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        _log.warning("not loaded", extra={"facts": {"reason": str(error)}})
 
 
 def _last_used(slot: _Slot) -> float:

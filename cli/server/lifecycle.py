@@ -25,6 +25,7 @@ class Lifecycle:
         self.state: State = "ready"
         self._running: set[_Running] = set()
         self._changed = asyncio.Event()
+        self._is_hurried = False
 
     @property
     def n_running(self) -> int:
@@ -37,6 +38,11 @@ class Lifecycle:
         await self._until_idle(grace)
         self.end_all(Stopping("the server is shutting down; the answer is not complete"))
         await self._until_idle(LAST_WORDS)
+
+    def hurry(self) -> None:
+        """Do not wait any longer for what runs."""
+        self._is_hurried = True
+        self._changed.set()
 
     def end_all(self, error: LlmrunError) -> None:
         """End all requests that are being answered, each with this error."""
@@ -55,7 +61,7 @@ class Lifecycle:
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._running:
+                while self._running and not self._is_hurried:
                     self._changed.clear()
                     await self._changed.wait()
 

@@ -18,7 +18,6 @@ from llmrun.quant_formats.errors import LlmrunError
 if TYPE_CHECKING:
     from llmrun.cli.server.metrics import Metrics
 
-LEVELS = ("debug", "info", "warning", "error")
 CLIENT_LEFT = 499  # no status was sent; the number that nginx made usual for it
 
 log = logging.getLogger("llmrun.server")
@@ -27,10 +26,10 @@ _PLAIN = re.compile(r"[\w.:/@+~-]+", re.ASCII)
 
 
 def start_logging(level: str) -> None:
-    """Write what the server says, from a level of LEVELS on, to standard error."""
+    """Write what the server says, from a level of LOG_LEVELS on, to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    for name in ("llmrun.server", "uvicorn"):
+    for name in ("llmrun", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())

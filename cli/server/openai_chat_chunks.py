@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmrun.cli.server.json_text import compact, quoted
-from llmrun.runner.answer_parser import ToolCallDelta
-
-DONE = b"data: [DONE]\n\n"
+from llmrun.runner.tool import ToolCallDelta
 
 
 class ChatChunks:
@@ -17,7 +15,7 @@ class ChatChunks:
     """
 
     def __init__(self, envelope: dict[str, Any], has_usage: bool) -> None:
-        """`envelope` has what every chunk begins with: id, object, created, model ...; has_usage: a last chunk has it."""
+        """`envelope` has what every chunk begins with: id, object, created, model ...; has_usage: the last one has it."""
         self._head = "data: " + compact(envelope)[:-1]
         self._tail = ',"usage":null}\n\n' if has_usage else "}\n\n"
         self._content_tail = '},"logprobs":null,"finish_reason":null}]' + self._tail

@@ -1,4 +1,4 @@
-"""What the requests of the OpenAI API have in common: strict types, sampling, output formats, and llmrun's extensions."""
+"""What the requests of the OpenAI API have in common: strict types, sampling, output formats, and extensions."""
 
 import json
 from typing import Annotated, Any

@@ -1,6 +1,5 @@
 """Which grammar a request of the OpenAI API asks its answer to follow."""
 
-import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,9 @@ from pydantic import Field
 
 from llmrun.cli.server.errors import BadRequest
 from llmrun.cli.server.openai_fields import Fields, JsonObject, RequestFields
-from llmrun.runner.constraint import Grammar
+from llmrun.runner.grammar import Grammar
+
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~/]")  # what a regular expression reads as something else
 
 
 class TextFormat(Fields):
@@ -48,9 +49,9 @@ def grammar_of(fields: RequestFields, response_format: ResponseFormat | None = N
     asked = {
         "response_format": _of_format(response_format),
         "json_schema": _of_schema(fields.json_schema),
-        "grammar": None if fields.grammar is None else Grammar("gbnf", fields.grammar),
+        "grammar": None if fields.grammar is None else Grammar.gbnf(fields.grammar),
         "guided_json": _of_schema(fields.guided_json),
-        "guided_regex": None if fields.guided_regex is None else Grammar("regex", fields.guided_regex),
+        "guided_regex": None if fields.guided_regex is None else Grammar.regex(fields.guided_regex),
         "guided_choice": _of_choice(fields.guided_choice),
         "guided_grammar": _of_guided_grammar(fields.guided_grammar),
     }
@@ -62,7 +63,7 @@ def grammar_of(fields: RequestFields, response_format: ResponseFormat | None = N
 
 def _of_format(response_format: ResponseFormat | None) -> Grammar | None:
     if isinstance(response_format, JsonObjectFormat):
-        return _of_schema(response_format.schema_) or Grammar("json_object", "")
+        return _of_schema(response_format.schema_) or Grammar.json_object()
     if isinstance(response_format, JsonSchemaFormat):
         return _of_schema(response_format.json_schema.schema_ or {})
     return None
@@ -71,7 +72,7 @@ def _of_format(response_format: ResponseFormat | None) -> Grammar | None:
 def _of_schema(schema: dict[str, Any] | str | None) -> Grammar | None:
     if schema is None:
         return None
-    return Grammar("json_schema", schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False))
+    return Grammar.json_schema_text(schema) if isinstance(schema, str) else Grammar.json_schema(schema)
 
 
 def _of_choice(choices: list[str] | None) -> Grammar | None:
@@ -79,11 +80,11 @@ def _of_choice(choices: list[str] | None) -> Grammar | None:
         return None
     if not choices:
         raise BadRequest("guided_choice is empty; give at least one answer", "guided_choice")
-    return Grammar("regex", "|".join(map(re.escape, choices)))
+    return Grammar.regex("|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices))
 
 
 def _of_guided_grammar(source: str | None) -> Grammar | None:
     """Tell the two notations apart as vLLM does: GBNF defines with ::=, Lark with a colon."""
     if source is None:
         return None
-    return Grammar("gbnf" if "::=" in source else "lark", source)
+    return Grammar.gbnf(source) if "::=" in source else Grammar.lark(source)

@@ -6,8 +6,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from fastapi.responses import Response
+
+from llmrun.cli.server.json_text import compact
+from llmrun.runner.engine import Engine
+from llmrun.runner.model_host import LoadedModel
 from llmrun.runner.piece import Piece
 from llmrun.runner.stats import Stats
+
+DONE = b"data: [DONE]\n\n"
 
 _LOWEST = -9999.0  # what the API writes for a probability of nothing, because JSON has no infinity
 
@@ -20,14 +27,25 @@ class TokenBytes(Protocol):
         ...
 
 
-def new_id(prefix: str) -> str:
-    """Make an id such as chatcmpl-4f... that no other reply has."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+def envelope(prefix: str, kind: str, model: LoadedModel) -> dict[str, Any]:
+    """What a reply and each of its chunks begin with."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model.name,
+        "system_fingerprint": fingerprint(model.engine),
+    }
 
 
-def now() -> int:
-    """Return the time of a reply, in seconds since 1970."""
-    return int(time.time())
+def fingerprint(engine: Engine) -> str:
+    """Return what changes whenever the same request may get another answer: with the model, and with llmrun."""
+    return f"fp_{engine.fingerprint[:12]}"
+
+
+def json_response(reply: dict[str, Any]) -> Response:
+    """Make a response of a reply that is not streamed."""
+    return Response(compact(reply), media_type="application/json")
 
 
 def usage(n_prompt: int, n_cached: int, n_generated: int, n_reasoning: int = 0) -> dict[str, Any]:
@@ -81,8 +99,8 @@ def _entry(token: int, value: float, tokenizer: TokenBytes) -> dict[str, Any]:
 class TextLogprobs:
     """The object `logprobs` of a completion's choice: parallel lists over its tokens.
 
-    A token that is not whole characters is written as `bytes:\\xe2\\x82`. The log probability of a prompt's first token,
-    which follows nothing, is null.
+    A token that is not whole characters is written as `bytes:\\xe2\\x82`. The log probability of a prompt's first
+    token, which follows nothing, is null.
     """
 
     def __init__(self, tokenizer: TokenBytes, n_top: int, offset: int = 0) -> None:

@@ -58,14 +58,10 @@ class AllowedChoice(Fields):
     allowed_tools: AllowedTools
 
 
-ToolChoice = (
-    Literal["none", "auto", "required"] | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
-)
+ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
 
 
-def chosen_tools(
-    tools: list[FunctionTool], choice: ToolChoice | None
-) -> tuple[list[FunctionDefinition], str]:
+def chosen_tools(tools: list[FunctionTool], choice: ToolChoice | None) -> tuple[list[FunctionDefinition], str]:
     """Return the functions that the model is told of, and "auto", "none", "required" or "=NAME".
 
     Raises BadRequest for a choice among tools that are not there, and for two of one name.

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 11434  # that of Ollama, so that its clients find it
+from llmrun.cli.address import DEFAULT_HOST
+
 MIB = 1 << 20
 
 
@@ -19,7 +19,6 @@ class ServeOptions:
     """
 
     host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
