@@ -2,6 +2,7 @@
 
 import functools
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from llmrun.quant_formats.errors import UsageError
@@ -133,6 +134,10 @@ def _said(grammar: Grammar, message: str) -> str:
     name = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression"}
     if "oneOf constraints are not supported" in message:
         message = "oneOf is only supported where no two of its choices can hold at once; use anyOf"
-    line = " ".join(message.split())
-    shown = line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
-    return f"the {name.get(grammar.kind, 'grammar')} cannot be used: {shown}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]
+    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    if reason is not None and len(lines) > 1:  # a regular expression, its trouble marked in the lines before
+        shown = next((after for before, after in pairwise(lines) if before.endswith("regex parse error:")), "")
+        lines[0] = f"{reason}: {shown}"
+    line = lines[0] if len(lines[0]) <= _SHOWN else lines[0][: _SHOWN - 3] + "..."
+    return f"the {name.get(grammar.kind, 'grammar')} cannot be used: {line}"

@@ -45,6 +45,7 @@ def prepare_schema(schema: object) -> dict[str, Any]:
     for place, part in _schemas(schema):
         if part.get("uniqueItems") is False:  # says nothing
             del part["uniqueItems"]
+        _bound_integer(part)
         _check(place if len(place) <= _SHOWN else "..." + place[-_SHOWN:], part)
         merges = merges or not _MERGES.isdisjoint(part)
         if _is_number(part.get("multipleOf")):
@@ -108,6 +109,15 @@ def _check(place: str, part: Mapping[str, Any]) -> None:
             _check_exact(part[name], name, place)
     _check_exact(part.get("const"), "const", place)
     _check_exact(part.get("enum"), "enum", place)
+
+
+def _bound_integer(part: dict[str, Any]) -> None:
+    """Whole numbers without limits get those of JSON's readers, so that a model cannot write digits without end."""
+    kinds = part.get("type")
+    if kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds):
+        for side, sign in (("inimum", -1), ("aximum", 1)):
+            if f"m{side}" not in part and f"exclusiveM{side}" not in part:
+                part[f"m{side}"] = sign * (_LARGEST_EXACT - 1)
 
 
 def _check_exact(value: object, name: str, place: str) -> None:
