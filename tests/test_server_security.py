@@ -259,9 +259,8 @@ GARBAGE = {
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_gets_400_and_is_closed(server: Framed, name: str) -> None:
     if name == "an endless header":
-        with server.connect() as connection, pytest.raises(OSError):  # noqa: PT011  # reset or broken pipe
-            while True:
-                connection.sendall(GARBAGE[name])
+        with server.connect() as connection, pytest.raises(ConnectionError):
+            connection.sendall(GARBAGE[name] * 100)
         return
     assert server.raw(GARBAGE[name]).startswith(b"HTTP/1.1 400")
 
@@ -317,8 +316,9 @@ def test_no_page_of_the_documentation_is_fetched_from_elsewhere(server: Framed) 
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "../../etc/passwd", "/etc/passwd", "..\\secret", "C:\\x", "a\0b", "known/../known", "./known", "known ",
-     "~/x", "file:///etc/passwd", "\ud800", "KNOWN", "x" * 100_000, "known:latest:latest", "known:other", ":latest"],
+    ["../secret", "../../etc/passwd", "/etc/passwd", "..\\secret", "C:\\x", "a\0b", "known/../known", "./known",
+     "known ", "~/x", "file:///etc/passwd", "\ud800", "KNOWN", "x" * 100_000, "known:latest:latest",
+     "known:other", ":latest"],
 )  # fmt: skip
 def test_names_never_reach_the_file_system(name: str, tmp_path: Path) -> None:
     (tmp_path / "known.gguf").write_bytes(b"GGUF")
