@@ -23,6 +23,7 @@ def chat(
     check_choice(continue_last, session)
     options.system_for(has_template=True)  # what makes no sense is said before the model is loaded
     options.sampling_params()
+    options.grammar()
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
         _chat_in_terminal(model, options, continue_last, session)
     else:

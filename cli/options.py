@@ -12,6 +12,7 @@ from llmrun.cli.setting import SETTINGS, Value, hint, setting_named
 from llmrun.quant_formats.errors import UsageError
 
 if TYPE_CHECKING:
+    from llmrun.runner.grammar import Grammar
     from llmrun.runner.sampler import SamplingParams
     from llmrun.runner.session_info import SessionInfo
 
@@ -109,6 +110,13 @@ class GenerateOptions:
         list[str] | None,
         _sampling("-o", "KEY=VALUE", "Set a sampling parameter by its name in config.toml; may be given again."),
     ] = None
+    answer_format: Annotated[
+        str | None, _sampling("--format", "FORMAT", "Answer with JSON: json for any object, or a schema or its file.")
+    ] = None
+    regex: Annotated[str | None, _sampling("--regex", "PATTERN", "Answer with what PATTERN matches.")] = None
+    grammar_file: Annotated[
+        str | None, _sampling("--grammar", "FILE", "Answer with a text of the grammar in FILE (GBNF or Lark).")
+    ] = None
     context: Context = None
     threads: Threads = None
     kv_type: KVTypeName = None
@@ -155,6 +163,12 @@ class GenerateOptions:
         if self.raw:
             raise UsageError("--raw takes the text as it is, so --system has no place; leave one of them out")
         raise UsageError("the model has no chat template, so --system has no place; put it into the text")
+
+    def grammar(self) -> "Grammar | None":
+        """What an answer has to look like; raises UsageError, as `grammar_of` does."""
+        from llmrun.cli.answer_format import grammar_of
+
+        return grammar_of(self.answer_format, self.regex, self.grammar_file)
 
     def sampling_params(self) -> "SamplingParams":
         """The given values over the defaults; raises UsageError for one that makes no sense."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmrun.cli.markdown_stream import MarkdownStream
 from llmrun.cli.markdown_text import Row, printable, row_width, wrap
 from llmrun.cli.repl_canvas import Canvas
-from llmrun.cli.repl_reasoning import Reasoning
 from llmrun.cli.repl_thoughts import Mode, Thoughts
+from llmrun.runner.reasoning import Reasoning
 
 if TYPE_CHECKING:
     from llmrun.cli.terminal import Terminal
@@ -40,7 +40,7 @@ class AnswerView:
 
     def show(self, generation: "Generation", prompt_end: str) -> None:
         """Read the generation to its end; `prompt_end` is the text before it, which may begin the thoughts."""
-        self._reasoning = Reasoning(prompt_end.rstrip().endswith("<think>"))
+        self._reasoning = Reasoning(prompt_end)
         if len(generation.prompt_ids) >= LONG_PROMPT:
             wait = f"reading {len(generation.prompt_ids):,} tokens… Ctrl-C stops"
             self._canvas.update([], [[(wait[: self._columns - 1], ("dim",))]])

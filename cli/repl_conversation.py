@@ -129,6 +129,7 @@ class Conversation:
         session = Session.open(self.engine, self.store, info, self.params, self._options.raw, self._tell)
         self._close_session()
         self._session = session
+        session.chat.grammar = self._options.grammar()
         session.chat.overflow = overflow_named(self._options.overflow or "shift")
         session.chat.on_drop = self._say_dropped
 

@@ -56,6 +56,7 @@ def run(
         raise UsageError("--extract prints code and --json an object; leave one of them out")
     options.system_for(has_template=True)  # what makes no sense is said before the model is loaded
     options.sampling_params()
+    options.grammar()
     text = join_prompt(read_stdin(), prompt)
     recording = None
     if continue_last or session is not None:
@@ -127,9 +128,10 @@ def open_chat(
 
 
 def prepare(chat: "Chat", options: GenerateOptions) -> None:
-    """What is to happen when the context is full, and that it is said."""
+    """What the answers look like, what is to happen when the context is full, and that it is said."""
     from llmrun.runner.overflow import overflow_named
 
+    chat.grammar = options.grammar()
     chat.overflow = overflow_named(options.overflow or "error")
     chat.on_drop = say_dropped
 

@@ -336,7 +336,7 @@ def show_where_it_stands(repl: "Repl") -> None:
 
 
 def _without_thoughts(text: str) -> str:
-    from llmrun.cli.repl_reasoning import Reasoning
+    from llmrun.runner.reasoning import Reasoning
 
     reasoning = Reasoning()
     return "".join(part for is_thought, part in [*reasoning.feed(text), *reasoning.finish()] if not is_thought)

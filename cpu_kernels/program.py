@@ -77,6 +77,7 @@ class ProgramBuilder:
         self._phase = 0  # barriers so far
         self._scratch: dict[str, Buffer] = {}
         self._kv: tuple[np.ndarray, np.ndarray] | None = None
+        self._is_placed = False
 
     # -- the vocabulary of architectures ----------------------------------------------------------------------------
 
@@ -165,22 +166,22 @@ class ProgramBuilder:
             )
         )  # fmt: skip
 
+    @property
+    def n_operations(self) -> int:
+        """Number of operations so far."""
+        return len(self._operations)
+
     # -- records ------------------------------------------------------------------------------------------------------
 
     def finish(self, library: KernelLibrary, kv: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """The program (n_ops, 32) int64, once its kernels are loaded.
 
-        `kv` holds the keys and values, each (n_layers, n_blocks, block bytes) uint8.
+        `kv` holds the keys and values, each (n_layers, n_blocks, block bytes) uint8. May be called again with others:
+        such programs share the memory for activations, and so do not run at the same time.
         """
         self._kv = kv
-        place(
-            {
-                value
-                for operation in self._operations
-                for value in operation.values.values()
-                if isinstance(value, Buffer)
-            }
-        )
+        if not self._is_placed:
+            self._place_buffers()
         program = np.zeros((len(self._operations), op.RECORD_WORDS), np.int64)
         for record, operation in zip(program, self._operations, strict=True):
             record[op.KERNEL], record[op.BARRIER] = library.address(operation.kernel), operation.barrier
@@ -188,6 +189,11 @@ class ProgramBuilder:
                 record[op.FIRST_FIELD + i] = self._word(value)
         self._look_ahead(program)
         return program
+
+    def _place_buffers(self) -> None:
+        values = (value for operation in self._operations for value in operation.values.values())
+        place({value for value in values if isinstance(value, Buffer)})
+        self._is_placed = True
 
     def _look_ahead(self, program: np.ndarray) -> None:
         """Say in each record where the weights of the next product are."""

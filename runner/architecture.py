@@ -1,7 +1,7 @@
 """The architectures that llmrun knows, and the vocabulary in which they are written.
 
-An architecture is one file with `build(b, config)`, which says how the logits of a batch come about. Adding one is
-that file and a row here.
+An architecture is one file with `build(b, config)`, which says how the last activations of a batch come about; their
+product with `output.weight` are the logits. Adding one is that file and a row here.
 """
 
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ class Architecture(Protocol):
     """A module with the function `build`."""
 
     def build(self, b: Builder, config: ModelConfig) -> Any:
-        """The logits of a batch."""
+        """The activations behind the last norm, of the tokens whose logits are wanted."""
 
 
 def architecture(name: str, path: str) -> Architecture:

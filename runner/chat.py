@@ -15,6 +15,7 @@ from llmrun.runner.sampler import SamplingParams
 
 if TYPE_CHECKING:
     from llmrun.runner.engine import Engine
+    from llmrun.runner.grammar import Grammar
 
 
 class ChatObserver(Protocol):
@@ -66,6 +67,7 @@ class Chat:
     ) -> None:
         self.params = params
         self.overflow: Overflow = overflow
+        self.grammar: Grammar | None = None  # of the answers from the next turn on
         self.on_drop: Callable[[list[Message]], None] | None = None  # called with the messages that are about to go
         self.observer: ChatObserver | None = None
         self.table = engine.new_table()
@@ -119,8 +121,8 @@ class Chat:
     def send(self, text: str, params: SamplingParams | None = None) -> Generation:
         """Say something and return the answer, to be read piece by piece; an answer still being written is cut off.
 
-        Raises PromptTooLong, TemplateError, UsageError (a system message without a template) or SessionError (it cannot
-        be recorded) before anything has changed: the chat goes on as if nothing had been said.
+        Raises PromptTooLong, TemplateError, UsageError (a system message without a template, a grammar that cannot be
+        used) or SessionError (it cannot be recorded) before anything has changed, as if nothing had been said.
         """
         self._cut_off()
         messages = self._state.messages
@@ -235,12 +237,13 @@ class Chat:
         self, before: list[ChatMessage], asked: ChatMessage, params: SamplingParams | None, is_retry: bool = False
     ) -> Generation:
         params = params or self.params
+        constraint = self._engine.grammar_compiler.constraint(self.grammar) if self.grammar is not None else None
         messages, old = [*before, asked], self._state
         base = old if before is old.messages else _state_of(before, old.n_dropped)
         prompt, ids, n_dropped = self._prompt_for(messages, base, params)
         if n_dropped > old.n_dropped and len(ids) < self.n_ctx:
             self._drop(messages[old.n_dropped : n_dropped])
-        generation = self._engine.submit(ids, params, self.table)
+        generation = self._engine.submit(ids, params, self.table, constraint=constraint)
         asked = _with_prompt(asked, prompt, ids, base.prompt_ids + base.answer_ids)
         self._state, self._answer = _State([*before, asked], n_dropped, prompt, ids), Answer(self, generation)
         try:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from llmrun.quant_formats.gguf_file import GGUFFile
 
 
+POOLINGS = ("none", "mean", "cls", "last", "rank")
+"""`<architecture>.pooling_type` as the GGUF specification numbers it."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and constants; the names are the field's usual ones."""
@@ -31,6 +35,7 @@ class ModelConfig:
     rope_factor: float  # positions are divided by it (linear scaling); 1 where there is none
     rope_theta_window: float  # of the layers with a sliding window
     window: int  # tokens that such a layer sees; 0 where no layer has one
+    pooling: str | None = None  # how a text becomes one vector, a name of POOLINGS; None where the file does not say
 
     @classmethod
     def from_gguf(cls, gguf: "GGUFFile") -> "ModelConfig":
@@ -57,6 +62,7 @@ class ModelConfig:
             rope_factor=_rope_factor(gguf, read),
             rope_theta_window=read.number("rope.freq_base_swa", 10_000.0),
             window=read.count("attention.sliding_window", 0),
+            pooling=_pooling(gguf),
         )
         config._check(str(gguf.path))
         return config
@@ -111,6 +117,16 @@ def _n_vocab(gguf: "GGUFFile") -> int:
     if "token_embd.weight" not in gguf.tensors:
         raise MissingTensor(f"{gguf.path}: the tensor token_embd.weight is missing; download or convert the file again")
     return gguf.tensors["token_embd.weight"].shape[0]
+
+
+def _pooling(gguf: "GGUFFile") -> str | None:
+    key = f"{gguf.architecture}.pooling_type"
+    value = gguf.metadata.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(POOLINGS):
+        raise CorruptFile(f"{gguf.path}: {key} is {str(value)[:40]}, not a number from 0 to {len(POOLINGS) - 1}")
+    return POOLINGS[value]
 
 
 def _rope_factor(gguf: "GGUFFile", read: _Reader) -> float:

@@ -19,7 +19,7 @@ from llmrun.runner.config import ModelConfig
 from llmrun.runner.fingerprint import fingerprint
 from llmrun.runner.kv_type import kv_type_named
 from llmrun.runner.model import BlockContents
-from llmrun.runner.shape_check import EMBEDDING, used_tensors
+from llmrun.runner.shape_check import EMBEDDING, HEAD, used_tensors
 
 MAX_TOKENS = 512
 """Most tokens in one forward pass."""
@@ -48,19 +48,21 @@ class CPUModel:
         weights = _load_weights(self._team, tensors, progress)
         self._builder = ProgramBuilder(weights, self._step, n_threads, self.kv_type)
         build = architecture(gguf.architecture, str(gguf.path)).build
-        self._logits: Rows = build(self._builder, self.config)
+        self._hidden: Rows = build(self._builder, self.config)
+        self._n_hidden_operations = self._builder.n_operations
+        (self._logits,) = self._builder.matmul(self._hidden, HEAD)
         self._library.load(self._builder.kernels, progress)
         self._kv: tuple[np.ndarray, np.ndarray] | None = None
         self._program: np.ndarray | None = None
+        self._hidden_kv: tuple[np.ndarray, np.ndarray] | None = None
+        self._hidden_program: np.ndarray | None = None
         self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name != EMBEDDING)
         """Bytes of weights that a token reads."""
         self.kv_block_bytes = self.config.n_layers * sum(self._kv_layer_bytes)
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
-        shapes = [(self.config.n_layers, n_blocks, n_bytes) for n_bytes in self._kv_layer_bytes]
-        keys, values = (zeros(math.prod(shape)).reshape(shape) for shape in shapes)
-        self._kv = keys, values
+        self._kv = self._new_kv(n_blocks)
         self._program = self._builder.finish(self._library, self._kv)
 
     def forward(self, batch: Batch) -> np.ndarray:
@@ -69,6 +71,18 @@ class CPUModel:
         self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
         self._team.run(self._program)
         return self._logits.array(len(batch.logit_rows))
+
+    def allocate_hidden(self, n_blocks: int) -> None:
+        """Reserve blocks for `hidden`; its program is that of `forward` without the last product."""
+        self._hidden_kv = self._new_kv(n_blocks)
+        self._hidden_program = self._builder.finish(self._library, self._hidden_kv)[: self._n_hidden_operations]
+
+    def hidden(self, batch: Batch) -> np.ndarray:
+        """Hidden states (n_logit_rows, n_embd) float32, valid until the next call."""
+        assert self._hidden_program is not None, "allocate_hidden comes first"
+        self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
+        self._team.run(self._hidden_program)
+        return self._hidden.array(len(batch.logit_rows))
 
     def read_kv(self, block: int, out: np.ndarray) -> None:
         """Copy a block to `out` (kv_block_bytes,) uint8: the keys of each layer, then the values of each."""
@@ -95,6 +109,11 @@ class CPUModel:
         n_heads, head_dim = self.config.n_kv_heads, self.config.head_dim
         return n_heads * self.kv_type.key_bytes(head_dim), n_heads * self.kv_type.value_bytes(head_dim)
 
+    def _new_kv(self, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+        shapes = [(self.config.n_layers, n_blocks, n_bytes) for n_bytes in self._kv_layer_bytes]
+        keys, values = (zeros(math.prod(shape)).reshape(shape) for shape in shapes)
+        return keys, values
+
     def _by_layer(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert block.size == self.kv_block_bytes, (block.size, self.kv_block_bytes)
         keys, values = np.split(block, [self.config.n_layers * self._kv_layer_bytes[0]])
@@ -107,7 +126,7 @@ class CPUModel:
     def close(self) -> None:
         """End the threads and give the memory back."""
         self._team.close()
-        self._program = self._kv = None
+        self._program = self._kv = self._hidden_program = self._hidden_kv = None
 
 
 def _new_step(config: ModelConfig, gguf: GGUFFile, n_threads: int) -> Step:

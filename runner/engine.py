@@ -15,6 +15,7 @@ from llmrun.quant_formats.errors import ContextTooLong, LlmrunError, PromptTooLo
 from llmrun.runner.batch import Batch
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.embedding import Embedder
 from llmrun.runner.generation import Generation
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from llmrun.runner.model import BlockContents, Model
@@ -26,6 +27,7 @@ from llmrun.runner.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llmrun.runner.chat import Chat
     from llmrun.runner.constraint import Constraint
+    from llmrun.runner.grammar_compiler import GrammarCompiler
 
 DEFAULT_CONTEXT = 4096  # tokens; a model that knows more gets more on request, because the memory is reserved at once
 RESTORING_THREADS = 3  # one waits for the disk or the system while the others copy
@@ -232,6 +234,31 @@ class Engine:
                     table.extend(tokens[i * BLOCK_TOKENS : min((i + 1) * BLOCK_TOKENS, end)])
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def embed(
+        self, texts: SequenceOf[SequenceOf[int]], pooling: str | None = None, normalize: bool = True
+    ) -> np.ndarray:
+        """Vectors (n_texts, n_embd) float32 of texts given as ids; see `Embedder.submit` for parameters and errors.
+
+        `tokenizer.encode(text)` gives the ids that a model for embeddings was trained on. Running answers lose nothing
+        to it, and wait meanwhile; with `embedder`, steps of both can take turns.
+        """
+        request = self.embedder.submit(texts, pooling, normalize)
+        while not request.is_done:
+            self.embedder.step()
+        return request.vectors()
+
+    @functools.cached_property
+    def embedder(self) -> Embedder:
+        """Turns texts into vectors, a batch a step."""
+        return Embedder(self.model, self.n_ctx)
+
+    @functools.cached_property
+    def grammar_compiler(self) -> "GrammarCompiler":
+        """Makes constraints for `submit`; the first use takes 0.2 s, or 1 s with a vocabulary of 262,144."""
+        from llmrun.runner.grammar_compiler import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer, self.model.config.n_vocab)
 
     @functools.cached_property
     def fingerprint(self) -> str:

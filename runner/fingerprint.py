@@ -26,7 +26,8 @@ def fingerprint(config: ModelConfig, tensors: Mapping[str, Tensor], kv: KVType, 
     be confused. The instruction sets compute the same bits, except the portable one, which does not fuse multiply and
     add.
     """
-    numbers = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("name", "n_ctx_train")}
+    without = ("name", "n_ctx_train", "pooling")
+    numbers = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
     arithmetic = "portable" if isa.name == "portable" else "fused"
     digest = hashlib.sha256(repr((KV_VERSION, BLOCK_TOKENS, kv, arithmetic, numbers)).encode())
     for tensor in tensors.values():

@@ -12,7 +12,7 @@ _LAYERS_OF_27B = 62
 
 
 def build(b: Builder, config: ModelConfig) -> object:
-    """The logits of a batch."""
+    """What the logits of a batch are made of."""
     x = b.embed("token_embd.weight", scale=config.n_embd**0.5)
     for i in range(config.n_layers):
         layer = f"blk.{i}."
@@ -31,8 +31,7 @@ def build(b: Builder, config: ModelConfig) -> object:
         h = b.gated(h, layer + "ffn_gate.weight", layer + "ffn_up.weight", "gelu")
         (h,) = b.matmul(h, layer + "ffn_down.weight")
         b.add_norm(x, h, layer + "post_ffw_norm.weight", config.eps)
-    h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
-    return b.matmul(h, "output.weight")[0]
+    return b.norm(x, "output_norm.weight", config.eps, of_logits=True)
 
 
 def _query_scale(config: ModelConfig) -> float:

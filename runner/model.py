@@ -30,6 +30,18 @@ class Model(Protocol):
         """
         ...
 
+    def allocate_hidden(self, n_blocks: int) -> None:
+        """Reserve `n_blocks` blocks for `hidden`, apart from the KV cache, in place of those reserved before."""
+        ...
+
+    def hidden(self, batch: Batch) -> np.ndarray:
+        """Compute a batch whose block tables are of the blocks of `allocate_hidden`.
+
+        Returns what the logits are made of, float32 (n_logit_rows, n_embd), one row for each of `batch.logit_rows`: the
+        activations behind the last norm. The array is valid until the next call.
+        """
+        ...
+
     @property
     def kv_block_bytes(self) -> int:
         """Bytes of one block: the keys and values of BLOCK_TOKENS tokens in all layers."""

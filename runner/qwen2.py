@@ -5,7 +5,7 @@ from llmrun.runner.config import ModelConfig
 
 
 def build(b: Builder, config: ModelConfig) -> object:
-    """The logits of a batch."""
+    """What the logits of a batch are made of."""
     x = b.embed("token_embd.weight")
     for i in range(config.n_layers):
         layer = f"blk.{i}."
@@ -20,5 +20,4 @@ def build(b: Builder, config: ModelConfig) -> object:
         h = b.norm(x, layer + "ffn_norm.weight", config.eps)
         h = b.gated(h, layer + "ffn_gate.weight", layer + "ffn_up.weight", "silu")
         b.add_matmul(x, h, layer + "ffn_down.weight")
-    h = b.norm(x, "output_norm.weight", config.eps, of_logits=True)
-    return b.matmul(h, "output.weight")[0]
+    return b.norm(x, "output_norm.weight", config.eps, of_logits=True)

@@ -15,7 +15,8 @@ def used_tensors(gguf: GGUFFile, config: ModelConfig) -> dict[str, Tensor]:
     Raises MissingTensor or CorruptFile, naming the tensor, where one is missing or does not fit.
     """
     check = _ShapeCheck(gguf)
-    n_vocab = architecture(gguf.architecture, str(gguf.path)).build(check, config)
+    hidden = architecture(gguf.architecture, str(gguf.path)).build(check, config)
+    (n_vocab,) = check.matmul(hidden, HEAD)
     check.same(HEAD, n_vocab, config.n_vocab)
     return check.used
 

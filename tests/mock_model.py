@@ -15,6 +15,7 @@ from llmrun.runner.model import BlockContents
 
 START, END, BOS = 256, 257, 258
 N_VOCAB = 320
+N_EMBD = 8
 _SPECIAL = {START: "<|start|>", END: "<|end|>", BOS: "<|bos|>"}
 
 
@@ -98,6 +99,7 @@ class MockModel:
     def __init__(self, choose: Callable[[list[int]], int] | None = None, n_ctx_train: int = 4096) -> None:
         sizes: dict[str, Any] = {field.name: 1 for field in dataclasses.fields(ModelConfig)}
         sizes |= {"architecture": "mock", "name": "mock", "n_vocab": N_VOCAB, "n_ctx_train": n_ctx_train}
+        sizes |= {"n_embd": N_EMBD, "pooling": "mean"}
         self.config = ModelConfig(**sizes)
         self.choose = choose
         self.batches: list[Batch] = []
@@ -109,19 +111,34 @@ class MockModel:
         self.memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)
 
     def forward(self, batch: Batch) -> np.ndarray:
+        histories = self._histories(batch, self.memory)
+        return np.array([self._logits(history) for history in histories], np.float32).reshape(-1, N_VOCAB)
+
+    def allocate_hidden(self, n_blocks: int) -> None:
+        self.hidden_memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)
+
+    def hidden(self, batch: Batch) -> np.ndarray:
+        histories = self._histories(batch, self.hidden_memory)
+        return np.array([self.hidden_state(history) for history in histories], np.float32).reshape(-1, N_EMBD)
+
+    @staticmethod
+    def hidden_state(history: list[int]) -> np.ndarray:
+        assert min(history) >= 0, "a token that was never computed"
+        rng = np.random.default_rng(zlib.crc32(np.array(history, np.int32).tobytes()))
+        return rng.normal(0, 1, N_EMBD).astype(np.float32)
+
+    def _histories(self, batch: Batch, memory: np.ndarray) -> list[list[int]]:
+        """Store the tokens, and give for each of the wanted ones all ids of its sequence up to it."""
         self.batches.append(batch)
         starts = np.flatnonzero(np.diff(batch.sequence)) + 1
         for run in np.split(np.arange(batch.n_tokens), starts):
             assert (np.diff(batch.positions[run]) == 1).all(), "the tokens of a sequence are consecutive"
         blocks = batch.block_tables[batch.sequence, batch.positions // BLOCK_TOKENS]
         assert (blocks >= 0).all(), "a token without a block"
-        self.memory[blocks, batch.positions % BLOCK_TOKENS] = batch.tokens
-        logits = np.empty((len(batch.logit_rows), N_VOCAB), np.float32)
-        for row, token in enumerate(batch.logit_rows):
-            table = batch.block_tables[batch.sequence[token]]
-            history = self.memory[table].reshape(-1)[: batch.positions[token] + 1]
-            logits[row] = self._logits(history.tolist())
-        return logits
+        memory[blocks, batch.positions % BLOCK_TOKENS] = batch.tokens
+        tables = batch.block_tables[batch.sequence[batch.logit_rows]]
+        ends = batch.positions[batch.logit_rows] + 1
+        return [memory[table].reshape(-1)[:end].tolist() for table, end in zip(tables, ends, strict=True)]
 
     def read_kv(self, block: int, out: np.ndarray) -> None:
         out[:] = self.memory[block].view(np.uint8)

@@ -13,7 +13,9 @@ from llmrun.runner.model import Model
 N_VOCAB, N_EMBD, N_FF, N_HEADS, N_KV_HEADS, HEAD_DIM, CONTEXT = 96, 256, 512, 4, 2, 64, 1024
 
 
-def write_random_model(path: Path, architecture: str, format_name: str, n_layers: int = 2) -> Path:
+def write_random_model(
+    path: Path, architecture: str, format_name: str, n_layers: int = 2, pooling: int | None = None
+) -> Path:
     """Write a llama, qwen2, qwen3 or gemma3 whose matrices have one format; its window, if any, is of 40 tokens."""
     rng = np.random.default_rng(1)
     metadata = {
@@ -28,6 +30,8 @@ def write_random_model(path: Path, architecture: str, format_name: str, n_layers
     }
     if architecture == "gemma3":
         metadata[f"{architecture}.attention.sliding_window"] = 40
+    if pooling is not None:
+        metadata[f"{architecture}.pooling_type"] = pooling
     tensors: dict[str, Stored | np.ndarray] = {"token_embd.weight": _matrix(format_name, (N_VOCAB, N_EMBD), rng, 1)}
     for i in range(n_layers):
         for name, shape in _layer(architecture).items():

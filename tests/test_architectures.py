@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from gguf_files import write_gguf
-from random_models import all_logits
+from random_models import all_logits, batch
 
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner.cpu_model import CPUModel
@@ -169,7 +169,8 @@ def test_logits_are_those_of_transformers(create: Callable[[], transformers.PreT
     randomise(model)
     tokens = np.random.default_rng(11).integers(0, SIZES["vocab_size"], N_TOKENS)
     with torch.no_grad():
-        expected = model(torch.from_numpy(tokens)[None], use_cache=False).logits[0].numpy()
+        outputs = model(torch.from_numpy(tokens)[None], use_cache=False, output_hidden_states=True)
+    expected, expected_hidden = outputs.logits[0].numpy(), outputs.hidden_states[-1][0].numpy()
     assert expected.std(axis=0).mean() > 0.3 * expected.std(), "the logits hardly depend on the tokens"
 
     path = write_gguf(tmp_path / "model.gguf", metadata(model), tensors(model))
@@ -178,8 +179,10 @@ def test_logits_are_those_of_transformers(create: Callable[[], transformers.PreT
         mine.allocate_kv(4)
         prefill = all_logits(mine, tokens[:140], chunk=140)
         decode = all_logits(mine, tokens, chunk=1)
+        mine.allocate_hidden(4)
+        hidden = mine.hidden(batch((tokens, 0, [3, 1, 0]))).copy()
         mine.close()
-    for found in (prefill, decode):
-        error = np.linalg.norm(found - expected[: len(found)], axis=-1)
-        relative = error / np.linalg.norm(expected[: len(found)], axis=-1)
+    for found, wanted in ((prefill, expected), (decode, expected), (hidden, expected_hidden)):
+        error = np.linalg.norm(found - wanted[: len(found)], axis=-1)
+        relative = error / np.linalg.norm(wanted[: len(found)], axis=-1)
         assert relative.max() <= 1e-3, relative.mean()

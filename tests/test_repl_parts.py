@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from llmrun.cli.markdown_text import row_width
 from llmrun.cli.repl_prompt import is_open, unquoted
-from llmrun.cli.repl_reasoning import Reasoning
 from llmrun.cli.repl_thoughts import Thoughts
 from llmrun.cli.slash_commands import COMMANDS, command_named
 from llmrun.cli.status_line import meter, status_line
 from llmrun.cli.theme import THEMES, color_of, default_theme
 from llmrun.quant_formats.errors import UsageError
+from llmrun.runner.reasoning import Reasoning
 
 
-def split(pieces: list[str], is_inside: bool = False) -> tuple[str, str]:
-    reasoning = Reasoning(is_inside)
+def split(pieces: list[str], prompt_end: str = "") -> tuple[str, str]:
+    reasoning = Reasoning(prompt_end)
     parts = [part for piece in pieces for part in reasoning.feed(piece)] + reasoning.finish()
     return tuple("".join(text for is_thought, text in parts if is_thought is kind) for kind in (True, False))  # type: ignore[return-value]
 
@@ -38,7 +38,7 @@ def test_thoughts_are_told_from_the_answer_in_any_pieces(text: str, thought: str
 
 
 def test_thoughts_that_the_prompt_began() -> None:
-    assert split(["a</thi", "nk>b"], is_inside=True) == ("a", "b")
+    assert split(["a</thi", "nk>b"], prompt_end="<think>\n") == ("a", "b")
 
 
 @given(st.text("a \n文", max_size=200), st.sampled_from([8, 40]), st.integers(1, 30))
