@@ -269,8 +269,10 @@ def test_gbnf(text: str, good: list[str], bad: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", 'a ::= "b"', "root ::= other", 'root ::= "a', 'root ::= ("a"', 'root ::= "\\q"', "root ::= []", 
-     "root ::= * a", 'root ::= "a"\nroot ::= "b"', 'root = "a"', "root ::= " + "(" * 300 + ")" * 300, 'root ::= "\\uD800"', "root ::= )"],
+    [
+        "", 'a ::= "b"', "root ::= other", 'root ::= "a', 'root ::= ("a"', 'root ::= "\\q"', "root ::= []", "root ::= * a",
+        'root ::= "a"\nroot ::= "b"', 'root = "a"', "root ::= " + "(" * 300 + ")" * 300, 'root ::= "\\uD800"', "root ::= )",
+    ],
 )  # fmt: skip
 def test_gbnf_that_is_malformed(text: str) -> None:
     with pytest.raises(UsageError):
