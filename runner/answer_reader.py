@@ -195,7 +195,8 @@ class AnswerReader:
                 self._check_name(value[1:-1] if scanner.is_done else value[1:])
             if scanner.is_done:
                 return value
-            yield from self.more()
+            if not piece:
+                yield from self.more()
 
     def more(self) -> Wait:
         """Wait; a call cannot go on where the answer has ended."""
