@@ -100,7 +100,7 @@ class Completions:
             if written := "".join(self._event(index, pieces) for index, pieces in batch):
                 yield written.encode()
         if self._body.wants_usage:
-            yield f'data: {self._head},"choices":[],"usage":{compact(self._usage())}}}\n\n'.encode()
+            yield f'{self._head},"choices":[],"usage":{compact(self._usage())}}}\n\n'.encode()
         yield DONE
 
     async def reply(self) -> dict[str, Any]:
