@@ -15,6 +15,7 @@ from llmrun.cli.server.lifecycle import InFlight, Lifecycle
 from llmrun.cli.server.limits import Limits
 from llmrun.cli.server.logs import RequestLog
 from llmrun.cli.server.metrics import Metrics
+from llmrun.cli.server.page import router as page_router
 from llmrun.cli.server.security import Guard
 from llmrun.cli.server.serve_options import ServeOptions
 from llmrun.runner.model_host import ModelHost
@@ -32,12 +33,15 @@ def make_app(host: ModelHost, options: ServeOptions | None = None) -> FastAPI:
         await host.close()
 
     # no pages of documentation: they would be fetched from the network
-    app = FastAPI(title="llmrun", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="llmrun", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.host, app.state.options = host, options
     app.state.lifecycle, app.state.metrics = Lifecycle(), Metrics(host)
     for kind in HANDLED:
         app.add_exception_handler(kind, answer_error)
     app.include_router(health_router)
+    app.include_router(page_router)
     if options.metrics:
         app.include_router(metrics_router)
     for router in _routers():
