@@ -360,7 +360,7 @@ def _show_info(repl: "Repl") -> None:
 def _show_parameters(repl: "Repl") -> None:
     params = repl.conversation.params
     for field in dataclasses.fields(params):
-        if field.name != "logit_bias":
+        if field.name not in ("logit_bias", "stop_ids"):
             value = getattr(params, field.name)
             shown = "not set" if value is None or value == () else str(value)
             repl.print_rows([[(field.name.ljust(20), ("marker",)), (shown, ())]])

@@ -36,6 +36,7 @@ class SamplingParams:
     seed: int | None = None  # same seed, same text; None draws one
     max_tokens: int | None = None  # None is as many as the context holds
     stop: Sequence[str] = ()  # the text ends before the first of these
+    stop_ids: frozenset[int] = frozenset()  # ids that end the answer besides those that end any
     logprobs: int | None = None  # report the chosen id's log probability, and those of the N likeliest; None is off
 
     def __post_init__(self) -> None:

@@ -62,7 +62,7 @@ class Sequence:
         self._t_submitted = time.perf_counter()
         self._t_started: float | None = None
         self._t_first = 0.0
-        self._stop_ids = tokenizer.stop_ids
+        self._stop_ids = tokenizer.stop_ids | params.stop_ids
         self._decoder = StreamDecoder(tokenizer)
         self._stop_strings = StopStrings(params.stop)
 

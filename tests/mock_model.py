@@ -51,6 +51,12 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
 
+    def token_id(self, text: str) -> int | None:
+        return next((token for token, name in _SPECIAL.items() if name == text), None)
+
+    def id_named(self, name: str) -> int | None:
+        return {"bos": BOS, "eos": END}.get(name)
+
     def token_bytes(self, token: int) -> bytes:
         return _SPECIAL[token].encode() if token in _SPECIAL else bytes([token]) if token < 256 else b"?"
 

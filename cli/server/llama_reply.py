@@ -27,9 +27,11 @@ def timings(stats: Stats) -> dict[str, float]:
     }
 
 
-def part(index: int, slot: int, text: str, ids: Sequence[int], n_predicted: int, n_prompt: int) -> dict[str, Any]:
-    """One event of a stream while the answer goes on."""
-    return {
+def part(
+    index: int, slot: int, text: str, ids: Sequence[int], n_predicted: int, n_prompt: int, stats: Stats | None = None
+) -> dict[str, Any]:
+    """One event of a stream while the answer goes on, with timings if there are `stats`."""
+    event = {
         "index": index,
         "content": text,
         "tokens": list(ids),
@@ -38,6 +40,7 @@ def part(index: int, slot: int, text: str, ids: Sequence[int], n_predicted: int,
         "tokens_predicted": n_predicted,
         "tokens_evaluated": n_prompt,
     }
+    return event if stats is None else event | {"timings": timings(stats)}
 
 
 def final(
@@ -47,6 +50,7 @@ def final(
     prompt: str,
     text: str,
     ids: Sequence[int],
+    n_predicted: int,
     stats: Stats,
     ended: tuple[str, str],
     has_new_line: bool,
@@ -61,7 +65,7 @@ def final(
         "id_slot": slot,
         "stop": True,
         "model": model,
-        "tokens_predicted": stats.n_generated,
+        "tokens_predicted": n_predicted,
         "tokens_evaluated": stats.n_prompt,
         "generation_settings": settings,
         "prompt": prompt,
@@ -70,7 +74,7 @@ def final(
         "stop_type": ended[0],
         "stopping_word": ended[1],
         "tokens_cached": stats.n_cached,
-        "timings": timings(stats),
+        "timings": timings(stats) | {"predicted_n": n_predicted},
     }
 
 

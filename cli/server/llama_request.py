@@ -7,6 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmrun.cli.server.openai_fields import JsonObject
+from llmrun.cli.server.openai_messages import Message
+from llmrun.cli.server.openai_tools import FunctionTool
+
 Prompt = str | list[Any] | dict[str, Any]
 LogitBias = list[list[int | str | float | bool]] | dict[str, int | float | bool]
 
@@ -117,11 +121,11 @@ class DetokenizeBody(LlamaBody):
 
 
 class ApplyTemplateBody(LlamaBody):
-    """POST /apply-template."""
+    """POST /apply-template: messages and tools as /v1/chat/completions takes them."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    messages: list[Message] = Field(min_length=1)
+    tools: list[FunctionTool] | None = None
+    chat_template_kwargs: JsonObject | None = None
     add_generation_prompt: bool | None = None
 
 

@@ -26,13 +26,18 @@ class Clock:
     started: float = field(default_factory=time.perf_counter)
     load: float = 0.0
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it came."""
+        return time.perf_counter() - self.started
+
     def loaded(self) -> None:
         """Note that the model is there now."""
         self.load = time.perf_counter() - self.started
 
     def metrics(self, stats: Stats) -> dict[str, int]:
         """The numbers of the last line."""
-        return metrics(stats, self.load, time.perf_counter() - self.started)
+        return metrics(stats, self.load, self.elapsed)
 
 
 def sampling_of(body: AnswerBody) -> SamplingParams:

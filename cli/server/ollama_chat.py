@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from llmrun.cli.server.connected import while_connected
 from llmrun.cli.server.context import client_of, host_of, note
 from llmrun.cli.server.errors import ApiRouter
 from llmrun.cli.server.ollama_answer import Clock, load_or_unload, n_ctx_of, sampling_of, thinking
@@ -52,7 +53,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
         answer = ChatAnswer(body.model, stream, lease, clock)
         if body.streams:
             return ndjson(answer.lines())
-        return JSONResponse(await answer.whole())
+        return JSONResponse(await while_connected(request, answer.whole()))
     except BaseException:
         lease.release()
         raise

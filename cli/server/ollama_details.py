@@ -11,6 +11,7 @@ import numpy as np
 from llmrun.cli.model_facts import ModelFacts
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.config import ENCODERS
 from llmrun.runner.fill_in import FillIn
 from llmrun.runner.model_host import LATEST, KnownModel
 from llmrun.runner.reasoning import TAGS
@@ -33,7 +34,7 @@ class Details:
     details: dict[str, Any]
     capabilities: tuple[str, ...]
     template: str
-    fill_in: FillIn | None
+    fill_in: str | None  # a prompt that asks for what is missing, in Ollama's notation
 
     @property
     def shown_template(self) -> str:
@@ -45,8 +46,7 @@ class Details:
         template = self.template or "{{ .Prompt }}"
         if self.fill_in is None:
             return template
-        fill_in = self.fill_in.text("{{ .Prompt }}", "{{ .Suffix }}")
-        return "{{- if .Suffix }}" + fill_in + "{{- else }}" + template + "{{- end }}"
+        return "{{- if .Suffix }}" + self.fill_in + "{{- else }}" + template + "{{- end }}"
 
 
 def details_of(model: KnownModel) -> Details:
@@ -59,7 +59,7 @@ def _details(path: Path, _modified: float) -> Details:
     with GGUFFile.open(path) as gguf:
         facts = ModelFacts.from_gguf(gguf)
         template = ChatTemplate.from_gguf(gguf.metadata)
-        fill_in = FillIn.of(Tokenizer.from_gguf(gguf.metadata))
+        fill_in = _fill_in(Tokenizer.from_gguf(gguf.metadata))
         level = FILE_TYPES.get(gguf.metadata.get("general.file_type"), next(iter(facts.formats), "unknown"))  # type: ignore[call-overload]
     details = {
         "parent_model": "",
@@ -70,11 +70,23 @@ def _details(path: Path, _modified: float) -> Details:
         "quantization_level": level,
     }
     source = template.source if template else ""
-    return Details(facts, details, capabilities(source, fill_in is not None), source, fill_in)
+    can_do = ("embedding",) if facts.architecture in ENCODERS else capabilities(source, fill_in is not None)
+    return Details(facts, details, can_do, source, fill_in)
+
+
+def _fill_in(tokenizer: Tokenizer) -> str | None:
+    markers = FillIn.of(tokenizer)
+    if markers is None:
+        return None
+    before, after = (tokenizer.token_bytes(token).decode() for token in (markers.prefix, markers.suffix))
+    if markers.middle is None:
+        return after + "{{ .Suffix }}" + before + "{{ .Prompt }}"
+    middle = tokenizer.token_bytes(markers.middle).decode()
+    return before + "{{ .Prompt }}" + after + "{{ .Suffix }}" + middle
 
 
 def capabilities(template: str, can_fill_in: bool) -> tuple[str, ...]:
-    """What a model can do: `tools` and `thinking` if its own template knows of them."""
+    """What a model that writes can do: `tools` and `thinking` if its own template knows of them."""
     names = ["completion"]
     if template and dialect_of(template).knows_tools:
         names.append("tools")

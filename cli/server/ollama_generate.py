@@ -1,21 +1,24 @@
 """POST /api/generate of Ollama's API: an answer to one prompt, or what stands between two texts."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from llmrun.cli.server.connected import while_connected
 from llmrun.cli.server.context import client_of, host_of, note
 from llmrun.cli.server.errors import ApiRouter
 from llmrun.cli.server.no_op import refuse_unsupported
 from llmrun.cli.server.ollama_answer import Clock, load_or_unload, n_ctx_of, sampling_of, thinking
 from llmrun.cli.server.ollama_message import refuse_images
-from llmrun.cli.server.ollama_prompt import chat_prompt, text_prompt
+from llmrun.cli.server.ollama_prompt import chat_prompt, fill_in_of, text_prompt
 from llmrun.cli.server.ollama_reply import DONE_REASONS, done, generate_part, line, logprob_entries
 from llmrun.cli.server.ollama_request import GenerateBody
 from llmrun.cli.server.sse import ndjson
+from llmrun.quant_formats.errors import EngineClosed
 from llmrun.runner.chat_request import ChatRequest, ChatStream, answer_chat
 from llmrun.runner.model_host import Lease
 from llmrun.runner.piece import Piece
@@ -40,7 +43,9 @@ async def generate(body: GenerateBody, request: Request) -> Response:
         clock.loaded()
         note(request, model=lease.model.name)
         engine, thread = lease.model.engine, lease.model.engine_thread
-        ids = text_prompt(body, engine)
+        ids = await asyncio.to_thread(text_prompt, body, engine)
+        if body.suffix:
+            params = dataclasses.replace(params, stop_ids=fill_in_of(engine, body.model).stop_ids)
         stream: Stream | ChatStream
         if ids is not None:
             grammar = body.grammar
@@ -61,7 +66,7 @@ async def generate(body: GenerateBody, request: Request) -> Response:
         answer = GenerateAnswer(body, stream, lease, clock)
         if body.streams:
             return ndjson(answer.lines())
-        return JSONResponse(await answer.whole())
+        return JSONResponse(await while_connected(request, answer.whole()))
     except BaseException:
         lease.release()
         raise
@@ -142,3 +147,5 @@ async def _parts_of(stream: Stream | ChatStream) -> AsyncIterator[Part]:
     else:
         async for pieces in stream:
             yield Part("".join(piece.text for piece in pieces), "", pieces)
+        if stream.finish_reason == "cancelled":
+            raise EngineClosed("the model was unloaded before the answer was complete; ask again")

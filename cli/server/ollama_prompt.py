@@ -4,10 +4,10 @@ from typing import Any
 
 from llmrun.cli.server.ollama_request import GenerateBody
 from llmrun.cli.server.ollama_template import render_template
-from llmrun.quant_formats.errors import TemplateError, UsageError
+from llmrun.quant_formats.errors import PromptTooLong, TemplateError, UsageError
 from llmrun.runner.chat_template import ChatTemplate
 from llmrun.runner.engine import Engine
-from llmrun.runner.fill_in import fill_in_prompt
+from llmrun.runner.fill_in import FillIn
 
 _ANSWER = "an answer that only marks its place"  # nothing that a template would change
 
@@ -29,7 +29,7 @@ def text_prompt(body: GenerateBody, engine: Engine) -> list[int] | None:
         return engine.tokenize(prompt)
     if body.suffix:
         _refuse(body, "suffix", "system", "template", "context")
-        return fill_in_prompt(engine.tokenizer, prompt, body.suffix)
+        return _between(body, engine)
     if body.template:
         ids = engine.tokenize(render_template(body.template, {"System": body.system or "", "Prompt": prompt}))
         return [*(body.context or ()), *_without_bos(ids, engine, bool(body.context))]
@@ -41,6 +41,33 @@ def text_prompt(body: GenerateBody, engine: Engine) -> list[int] | None:
             raise UsageError("system is not supported by this model, which has no chat template; put it in the prompt")
         return engine.tokenize(prompt)
     return None
+
+
+def _between(body: GenerateBody, engine: Engine) -> list[int]:
+    """The prompt for what stands between prompt and suffix; it is cut only if the request allows that."""
+    markers = fill_in_of(engine, body.model)
+    max_tokens = body.options.num_predict if body.options else None
+    n_ctx = min(engine.n_ctx, body.options.num_ctx or engine.n_ctx) if body.options else engine.n_ctx
+    n_predict = max_tokens if max_tokens is not None and max_tokens > 0 else None
+    filled = markers.prompt(body.prompt or "", body.suffix or "", n_ctx=n_ctx, n_predict=n_predict)
+    n_left_out = filled.n_prefix_left_out + filled.n_suffix_left_out
+    if n_left_out and not body.truncate:
+        n_prompt = len(filled.ids) + n_left_out
+        raise PromptTooLong(
+            f"prompt and suffix have {n_prompt} tokens, which leave too little of a context of {n_ctx} for an answer; "
+            "send less, or set truncate to true",
+            n_prompt=n_prompt,
+            n_ctx=n_ctx,
+        )
+    return filled.ids
+
+
+def fill_in_of(engine: Engine, name: str) -> FillIn:
+    """The markers of a model that can fill in; raises UsageError for another."""
+    markers = FillIn.of(engine.tokenizer)
+    if markers is None:
+        raise UsageError(f"{name[:100]} does not support insert; leave suffix out, or choose a model that can fill in")
+    return markers
 
 
 def _next_turn(template: ChatTemplate | None, prompt: str) -> str:

@@ -30,6 +30,10 @@ def only(*accepted: Any) -> AfterValidator:
 JsonObject = dict[str, Any]
 Unsupported = Annotated[Any, only()]
 """A parameter of the API that llmrun does not have."""
+KeepAlive = Annotated[
+    float | str | None,
+    Field(description="how long the model stays loaded: seconds or a duration such as 5m; negative is for ever"),
+]
 Label = Any
 """A parameter that only marks a request for its sender and never changes an answer; accepted and not kept."""
 
@@ -118,9 +122,7 @@ class RequestFields(SamplingFields):
     guided_json: JsonObject | str | None = Field(None, description="a JSON schema, as in vLLM")
     guided_regex: str | None = Field(None, description="a regular expression for the whole answer, as in vLLM")
     json_schema: JsonObject | None = Field(None, description="a JSON schema, as in llama-server")
-    keep_alive: float | str | None = Field(
-        None, description="how long the model stays loaded: seconds or a duration such as 5m; negative is for ever"
-    )
+    keep_alive: KeepAlive = None
     model: str
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     num_ctx: int | None = Field(None, ge=1, description="most tokens of the prompt with its answer")

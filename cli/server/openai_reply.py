@@ -32,10 +32,15 @@ def envelope(prefix: str, kind: str, model: LoadedModel) -> dict[str, Any]:
     return {
         "id": f"{prefix}-{secrets.token_hex(12)}",
         "object": kind,
-        "created": int(time.time()),
+        "created": now(),
         "model": model.name,
         "system_fingerprint": fingerprint(model.engine),
     }
+
+
+def now() -> int:
+    """Return the time of a reply, in seconds since 1970."""
+    return int(time.time())
 
 
 def fingerprint(engine: Engine) -> str:
