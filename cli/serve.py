@@ -156,7 +156,7 @@ def serve(
 def _serve(address: Address, options: "ServeOptions", models: list[str], flags: dict[str, Any], log_level: str) -> None:
     """Take the address, load the models, serve until a signal comes."""
     from llmrun.cli.server.app import make_app
-    from llmrun.cli.server.http_server import listen, run_server
+    from llmrun.cli.server.http_server import HttpServer, listen, run_server
     from llmrun.cli.server.logs import start_logging
 
     named = _files(models)
@@ -172,9 +172,9 @@ def _serve(address: Address, options: "ServeOptions", models: list[str], flags: 
         async def prepare() -> None:
             for name in named:
                 await host.preload(name, keep_alive)
-            say(f"serving at {url}" + ("" if options.api_keys else " without a key"))
+            say(f"serving at {url}")
 
-        await run_server(make_app(host, options), options, listener, prepare)
+        await run_server(HttpServer(make_app(host, options), options), listener, prepare)
 
     import asyncio
 

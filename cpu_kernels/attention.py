@@ -95,14 +95,21 @@ def build_attention(isa: Isa, head_dim: int, kv: KVType) -> Callable:
 
 @device
 def piece(op, item):
-    """A query tile and a key/value head: first token, tokens, head, first token's position, blocks [begin, end)."""
+    """A query tile and a key/value head: first token, tokens, head, first token's position, blocks [begin, end).
+
+    Where the whole sequence is seen, the position is that of its last token.
+    """
     n_kv_heads, window = load_word(op + ATTENTION.n_kv_heads), load_word(op + ATTENTION.window)
     tile = item // n_kv_heads
     token = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile)
     n_tokens = load_i32(load_word(op + ATTENTION.tiles) + 8 * tile + 4)
     position = load_i32(load_word(op + ATTENTION.positions) + 4 * token)
     begin = max(position - window + 1, 0) // BLOCK_TOKENS if window else 0
-    end = (position + n_tokens - 1) // BLOCK_TOKENS + 1
+    lengths = load_word(op + ATTENTION.lengths)
+    if lengths:
+        position = load_i32(lengths + 4 * load_i32(load_word(op + ATTENTION.sequences) + 4 * token)) - 1
+    last = position if lengths else position + n_tokens - 1
+    end = last // BLOCK_TOKENS + 1
     return types.intp(token), types.intp(n_tokens), item - tile * n_kv_heads, types.intp(position), begin, end
 
 
@@ -175,6 +182,7 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
         token, n_tokens, kv_head, position, begin, end = where
         group, window = load_word(op + ATTENTION.group), load_word(op + ATTENTION.window)
         columns, last = n_tokens * group, min((run + 1) * RUN_BLOCKS, end)
+        sharing = MAX_COLUMNS if load_word(op + ATTENTION.lengths) else group  # columns that see the same tokens
         for block in range(max(run * RUN_BLOCKS, begin), last):
             follower = block + 1 if block + 1 < last else next_run * RUN_BLOCKS
             place = place_of(op, token, block, kv_head)
@@ -185,23 +193,23 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
             for c in range(0, columns, TILE):
                 a, b, n = q + c * q_bytes, results + c * result_bytes, min(columns - c, TILE)
                 if n == 4:
-                    add4(a, keys, values, ahead, weights, b, here, c, group, window)
+                    add4(a, keys, values, ahead, weights, b, here, c, sharing, window)
                 elif n == 3:
-                    add3(a, keys, values, ahead, weights, b, here, c, group, window)
+                    add3(a, keys, values, ahead, weights, b, here, c, sharing, window)
                 elif n == 2:
-                    add2(a, keys, values, ahead, weights, b, here, c, group, window)
+                    add2(a, keys, values, ahead, weights, b, here, c, sharing, window)
                 else:
-                    add1(a, keys, values, ahead, weights, b, here, c, group, window)
+                    add1(a, keys, values, ahead, weights, b, here, c, sharing, window)
                 ahead = 0
 
     return add_blocks
 
 
 def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Callable:
-    """`add(q, keys, values, ahead, weights, results, here, c, group, window)`: one block for 1 to 4 columns.
+    """`add(q, keys, values, ahead, weights, results, here, c, sharing, window)`: one block for 1 to 4 columns.
 
     `here` is the position of the tile's first token counted from the block's first; `c` is the first column's number;
-    the next block is `ahead` heads of a block further.
+    the next block is `ahead` heads of a block further. After every `sharing` columns, one more token is seen.
     """
     layout = layout_of(kv)
     scores = layout.build_scores(isa, head_dim, columns, kv)
@@ -210,14 +218,14 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
     key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
 
     @device
-    def add(q, keys, values, ahead, weights, results, here, c, group, window):
+    def add(q, keys, values, ahead, weights, results, here, c, sharing, window):
         scores(q, keys, ahead * key_bytes, weights)
         for t in range(columns):
-            visible = here + (c + t) // group + 1  # not more than 0 where the token is of an earlier block
+            visible = here + (c + t) // sharing + 1  # not more than 0 where the token is of an earlier block
             store_i32(weights + _LIMITS + 8 * t, types.int32(visible - window if window else 0))
             store_i32(weights + _LIMITS + 8 * t + 4, types.int32(visible))
         softmax(weights, weights + _LIMITS, results)
-        visible = here + (c + columns - 1) // group + 1
+        visible = here + (c + columns - 1) // sharing + 1
         add_values(weights, values, ahead * value_bytes, results, min(max(visible, 0), BLOCK_TOKENS))
 
     return add

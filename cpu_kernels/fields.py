@@ -27,6 +27,18 @@ NORM = fields("n_tokens rows x x_stride weight eps n residual out out_stride q16
 GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q16 f32")
 """out[t] = activation(gate[t]) * up[t], quantised where wanted."""
 
+LAYER_NORM = fields("n_tokens rows x x_stride weight bias eps n out out_stride q16 f32")
+"""out[t] = (x - mean) / sqrt(variance + eps) * weight + bias, of x[rows[t]], quantised where wanted.
+
+`rows` is as in NORM.
+"""
+
+ADD = fields("n_tokens x x_stride y y_stride n")
+"""x[t] += y[t]; a `y_stride` of 0 adds one vector to all."""
+
+GELU = fields("n_tokens x x_stride n q16 f32")
+"""x[t] = x[t] times the normal distribution function of x[t], quantised where wanted."""
+
 QUANTISE = fields("n_tokens x x_stride n q16 f32")
 """x[t] quantised where wanted."""
 
@@ -42,9 +54,11 @@ biases and norm weights are 0 where the model has none; `eps` and `scale` are fl
 
 ATTENTION = fields(
     "tiles n_tiles spread q q_stride out out_stride n_kv_heads group window positions sequences block_tables "
-    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks"
+    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks lengths"
 )
 """out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
+
+With `lengths` (n_sequences,) int32, which is 0 otherwise, up to the end of the sequence.
 
 `tiles` (n_tiles, 2) int32: first token and number of tokens, of one sequence each; `n_tiles` and `spread` are
 addresses of words; `window` is how many tokens are seen, 0 for all; `partials` (n_tiles, n_kv_heads,

@@ -7,7 +7,7 @@ from llmrun.cpu_kernels.isa import Isa
 
 def build(name: str, isa: Isa) -> Callable:
     """The Python function of a kernel, ready to be compiled."""
-    from llmrun.cpu_kernels import attention, interpreter, matmul, pack, read, rope, rows
+    from llmrun.cpu_kernels import attention, interpreter, layer_norm, matmul, pack, pointwise, read, rope, rows
     from llmrun.cpu_kernels.kv_types import DEFAULT, KV_TYPES
     from llmrun.cpu_kernels.panel_formats import PANEL_FORMATS
 
@@ -20,6 +20,9 @@ def build(name: str, isa: Isa) -> Callable:
         "norm": lambda: rows.build_norm(isa),
         "quantise": lambda: rows.build_quantise(isa),
         "gated": lambda: rows.build_gated(isa, what),
+        "layernorm": lambda: layer_norm.build_layer_norm(isa),
+        "add": lambda: pointwise.build_add(isa),
+        "gelu": lambda: pointwise.build_gelu(isa),
         "rope": lambda: rope.build_rope(isa, KV_TYPES[what or DEFAULT]),
         "attention": lambda: attention.build_attention(isa, int(size), KV_TYPES[kv_name or DEFAULT]),
         "merge": lambda: attention.build_attention_merge(isa, int(size), KV_TYPES[kv_name or DEFAULT]),

@@ -14,7 +14,7 @@ import numpy as np
 from llmrun.cpu_kernels import op
 from llmrun.cpu_kernels.activations import LAYOUTS, Layout
 from llmrun.cpu_kernels.buffers import Buffer, place
-from llmrun.cpu_kernels.fields import ATTENTION, EMBED, GATED, MATMUL, NORM, QUANTISE, ROPE
+from llmrun.cpu_kernels.fields import ADD, ATTENTION, EMBED, GATED, GELU, LAYER_NORM, MATMUL, NORM, QUANTISE, ROPE
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix, unpacked_bytes
@@ -81,13 +81,13 @@ class ProgramBuilder:
 
     # -- the vocabulary of architectures ----------------------------------------------------------------------------
 
-    def embed(self, table: str, scale: float = 1.0) -> Rows:
-        """Rows of the embedding table for the tokens of the batch."""
+    def embed(self, table: str, scale: float = 1.0, of: str = "tokens") -> Rows:
+        """Rows of an embedding table for the "tokens", "positions" or "types" of the batch."""
         matrix = self.weights[table]
         assert isinstance(matrix, PackedMatrix)
         out = Rows(self, matrix.n_columns)
         self._add(
-            f"embed-{matrix.format}", EMBED, n_tokens=self.step.address("n_tokens"), tokens=self.step.address("tokens"),
+            f"embed-{matrix.format}", EMBED, n_tokens=self.step.address("n_tokens"), tokens=self.step.address(of),
             table=matrix.file_address, row_bytes=matrix.row_bytes, n_blocks=matrix.n_blocks, out=out.floats,
             out_stride=out.stride, scale=op.float_word(scale),
         )  # fmt: skip
@@ -101,6 +101,39 @@ class ProgramBuilder:
     def add_norm(self, x: Rows, y: Rows, weight: str, eps: float) -> None:
         """x += RMS norm of y."""
         self._norm(y, weight, eps, out=None, residual=x.floats, of_logits=False)
+
+    def layer_norm(self, x: Rows, name: str, eps: float, *, of_logits: bool = False) -> Rows:
+        """Layer norm with `name`'s weight and bias; with `of_logits` only of the tokens whose logits are wanted."""
+        out = Rows(self, x.n, of_logits=of_logits)
+        return out.produced_by(
+            self._add(
+                "layernorm", LAYER_NORM, n_tokens=self.step.address("n_logits" if of_logits else "n_tokens"),
+                rows=self.step.address("logit_rows") if of_logits else 0, x=x.floats, x_stride=x.stride,
+                weight=self._vector(f"{name}.weight"), bias=self._vector(f"{name}.bias"), eps=op.float_word(eps),
+                n=x.n, out=out.floats, out_stride=out.stride, q16=0, f32=0,
+            )
+        )  # fmt: skip
+
+    def add(self, x: Rows, y: Rows) -> None:
+        """x += y."""
+        self._add(
+            "add", ADD, n_tokens=self.step.address("n_tokens"), x=x.floats, x_stride=x.stride, y=y.floats,
+            y_stride=y.stride, n=x.n,
+        )  # fmt: skip
+
+    def add_bias(self, x: Rows, name: str) -> None:
+        """x += a vector."""
+        self._add(
+            "add", ADD, n_tokens=self.step.address("n_tokens"), x=x.floats, x_stride=x.stride, y=self._vector(name),
+            y_stride=0, n=x.n,
+        )  # fmt: skip
+
+    def gelu(self, x: Rows) -> Rows:
+        """GELU of the rows, in their place."""
+        operation = self._add(
+            "gelu", GELU, n_tokens=self.step.address("n_tokens"), x=x.floats, x_stride=x.stride, n=x.n, q16=0, f32=0
+        )
+        return x.produced_by(operation)
 
     def matmul(self, x: Rows, *names: str) -> tuple[Rows, ...]:
         """The product of the rows with each matrix."""
@@ -131,9 +164,13 @@ class ProgramBuilder:
     def attention(
         self, q: Rows, k: Rows, v: Rows, *, layer: int, head_dim: int, n_heads: int, n_kv_heads: int, scale: float,
         angles: str, rope_dim: int, paired: bool, window: int = 0, eps: float = 0.0, q_bias: str = "", k_bias: str = "",
-        v_bias: str = "", q_norm: str = "", k_norm: str = "",
+        v_bias: str = "", q_norm: str = "", k_norm: str = "", causal: bool = True,
     ) -> Rows:  # fmt: skip
-        """Rotary embedding (with QK norms and biases where named), the KV cache, and attention over it."""
+        """Rotary embedding (with QK norms and biases where named), the KV cache, and attention over it.
+
+        A `rope_dim` of 0 turns nothing. Without `causal` a token sees its whole sequence, all of it in the batch.
+        """
+        assert causal or not window, "a window that reaches both ways"
         step, out = self.step, Rows(self, n_heads * head_dim)
         where: dict[str, Any] = {
             "positions": step.address("positions"), "sequences": step.address("sequences"),
@@ -146,8 +183,8 @@ class ProgramBuilder:
             f"rope{self.kv.suffix}", ROPE, n_tokens=step.address("n_tokens"), k=k.floats, k_stride=k.stride, v=v.floats,
             v_stride=v.stride, n_heads=n_heads, head_dim=head_dim, q_bias=self._vector(q_bias),
             k_bias=self._vector(k_bias), v_bias=self._vector(v_bias), q_norm=self._vector(q_norm),
-            k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles), rope_dim=rope_dim,
-            paired=int(paired), scale=op.float_word(scale), **where,
+            k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles) if rope_dim else 0,
+            rope_dim=rope_dim, paired=int(paired), scale=op.float_word(scale), **where,
         )  # fmt: skip
         scratch = attention_scratch_bytes(head_dim)
         fields: dict[str, Any] = {
@@ -155,7 +192,7 @@ class ProgramBuilder:
             "out": out.floats, "out_stride": out.stride, "group": n_heads // n_kv_heads, "window": window,
             "scratch": self._shared("scratch", scratch * self.n_threads), "scratch_stride": scratch,
             "partials": self._shared("partials", partial_bytes(head_dim, step.max_blocks, self.n_threads)),
-            "max_blocks": step.max_blocks, **where,
+            "max_blocks": step.max_blocks, "lengths": 0 if causal else step.address("lengths"), **where,
         }  # fmt: skip
         self._add(f"attention-{head_dim}{self.kv.suffix}", ATTENTION, **fields)
         self._add(f"merge-{head_dim}{self.kv.suffix}", ATTENTION, **fields)

@@ -14,7 +14,7 @@ from llmrun.cpu_kernels.share import share, share_values
 from llmrun.cpu_kernels.vector import INTP, f32_vector
 
 
-def _build_part(isa: Isa) -> Callable:
+def build_part(isa: Isa) -> Callable:
     """`part(n_tokens, n, thread, n_threads)`: tokens [begin, end) and their values [first, last) for one thread.
 
     Many tokens are shared in whole groups of columns, of few tokens each thread takes a part of every row: two threads
@@ -73,7 +73,7 @@ def build_norm(isa: Isa) -> Callable:
     import math
 
     sum_of_squares, quantise_row = build_norm_sum(isa), build_quantise_row(isa)
-    sqrt, part = math.sqrt, _build_part(isa)
+    sqrt, part = math.sqrt, build_part(isa)
 
     @device
     def scaled(x, weight, factor, i):
@@ -110,7 +110,7 @@ def build_norm(isa: Isa) -> Callable:
 
 def build_quantise(isa: Isa) -> Callable:
     """The kernel that quantises rows."""
-    quantise_row, part = build_quantise_row(isa), _build_part(isa)
+    quantise_row, part = build_quantise_row(isa), build_part(isa)
 
     def quantise(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + QUANTISE.n_tokens)), load_word(op + QUANTISE.n)

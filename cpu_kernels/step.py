@@ -72,6 +72,8 @@ class Step:
             "positions": np.zeros(max_tokens, np.int32),
             "sequences": np.zeros(max_tokens, np.int32),
             "logit_rows": np.zeros(max_tokens, np.int32),
+            "types": np.zeros(max_tokens, np.int32),  # of an encoder's tokens: all of the first sentence
+            "lengths": np.zeros(max_tokens, np.int32),  # of each sequence, up to its last token in the batch
             "tiles": np.zeros((max_tokens, 2), np.int32),
             "block_tables": np.zeros((max_tokens, max_blocks), np.int32),
             **{name: np.zeros((max_tokens, len(rates), 2), np.float32) for name, rates in angles.items()},
@@ -103,6 +105,7 @@ class Step:
         for name, values in (("tokens", tokens), ("positions", positions), ("sequences", sequences)):
             arrays[name][:n] = values
         arrays["logit_rows"][: len(logit_rows)] = logit_rows
+        arrays["lengths"][sequences] = positions + 1  # the last one counts
         arrays["block_tables"][: len(block_tables), : block_tables.shape[1]] = block_tables
         for name, rates in self._angles.items():
             angles = positions[:, None] * rates

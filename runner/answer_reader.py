@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import TypeVar
 
 from llmrun.runner.answer_text import AnswerText, AnswerWriter
 from llmrun.runner.json_scanner import JSONScanner, NotJSON
@@ -15,8 +15,10 @@ _NAMES = ("name",)
 _ARGUMENTS = ("arguments", "parameters")
 _OTHERS = ("id", "type")  # what models write beside them
 
-Wait = Iterator[None]
+_Result = TypeVar("_Result")
+Reading = Generator[None, None, _Result]
 """A generator that yields when it needs more of the answer. It never looks at how the text was cut into pieces."""
+Wait = Reading[None]
 
 
 class NotACall(Exception):
@@ -85,14 +87,14 @@ class AnswerReader:
         Where no marker says that it is a call, other keys show that it is none.
         """
         yield from self.expect("{")
-        name, arguments, is_open = "", None, False
+        name, arguments, is_open = "", "", False
         while True:
             key = yield from self.json_string()
             yield from self.expect(":")
             if key in _NAMES and not name:
                 name = yield from self.json_string(is_name=True)
-            elif key in _ARGUMENTS and arguments is None:
-                is_open = bool(name) and (yield from self.peek()) == "{"
+            elif key in _ARGUMENTS and not arguments:
+                is_open = (yield from self.peek()) == "{" and bool(name)
                 if is_open:
                     self.writer.open_call(name)
                 arguments = yield from self._json_arguments(is_open)
@@ -118,7 +120,7 @@ class AnswerReader:
         yield from self.json_value(JSONScanner(), is_argument=True)
         self.end_call()
 
-    def word(self) -> Iterator[Any]:
+    def word(self) -> Reading[str]:
         """Read the name of a tool that is not quoted; gives up as soon as no tool is called so."""
         while True:
             word = _WORD.match(self.text.text, self.text.at)
@@ -129,7 +131,7 @@ class AnswerReader:
                 return word[0]
             yield from self.more()
 
-    def peek(self) -> Iterator[Any]:
+    def peek(self) -> Reading[str]:
         """Skip white space; returns the character that follows."""
         while True:
             rest = self.text.rest
@@ -138,7 +140,7 @@ class AnswerReader:
                 return said[0]
             yield from self.more()
 
-    def follows(self, *chars: str) -> Iterator[Any]:
+    def follows(self, *chars: str) -> Reading[bool]:
         """Whether one of these characters comes after white space; skips nothing."""
         while True:
             said = self.text.rest.lstrip()
@@ -151,7 +153,7 @@ class AnswerReader:
         if not (yield from self.option(literal)):
             raise NotACall
 
-    def option(self, *literals: str) -> Iterator[Any]:
+    def option(self, *literals: str) -> Reading[str]:
         """Skip white space and one of these texts, if it comes; returns it, or "" and skips nothing."""
         while True:
             rest = self.text.rest
@@ -164,7 +166,7 @@ class AnswerReader:
                 return ""
             yield
 
-    def until(self, *ends: str) -> Iterator[Any]:
+    def until(self, *ends: str) -> Reading[str]:
         """Read up to the first of these texts, and that text; returns what was before it."""
         start = self.text.at
         while True:
@@ -175,13 +177,13 @@ class AnswerReader:
                 return self.text.text[start:at]
             yield from self.more()
 
-    def json_string(self, is_name: bool = False) -> Iterator[Any]:
+    def json_string(self, is_name: bool = False) -> Reading[str]:
         """Read a string; where it names a tool, give up as soon as no tool is called so."""
         if (yield from self.peek()) != '"':
             raise NotACall
-        return json.loads((yield from self.json_value(JSONScanner(), is_name=is_name)))
+        return str(json.loads((yield from self.json_value(JSONScanner(), is_name=is_name))))
 
-    def json_value(self, scanner: JSONScanner, is_argument: bool = False, is_name: bool = False) -> Iterator[Any]:
+    def json_value(self, scanner: JSONScanner, is_argument: bool = False, is_name: bool = False) -> Reading[str]:
         """Read a value; returns its text. Pieces of an argument are passed on as they come."""
         value = ""
         while True:
@@ -193,7 +195,8 @@ class AnswerReader:
                 self._check_name(value[1:-1] if scanner.is_done else value[1:])
             if scanner.is_done:
                 return value
-            yield from self.more()
+            if not piece:
+                yield from self.more()
 
     def more(self) -> Wait:
         """Wait; a call cannot go on where the answer has ended."""
@@ -201,7 +204,7 @@ class AnswerReader:
             raise NotACall
         yield
 
-    def _json_arguments(self, is_argument: bool) -> Iterator[Any]:
+    def _json_arguments(self, is_argument: bool) -> Reading[str]:
         """Read an object, or one that the model wrote as a string; null is the empty one."""
         first = yield from self.peek()
         value = yield from self.json_value(JSONScanner(), is_argument)
@@ -221,7 +224,7 @@ class AnswerReader:
         if not any(name.startswith(begins) for name in self.tools):
             raise NotACall
 
-    def _content(self) -> Iterator[Any]:
+    def _content(self) -> Reading[str]:
         """Pass content on up to the next opener; returns that, or "" at the end of the answer."""
         while True:
             rest = self.text.rest

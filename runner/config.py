@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from llmrun.quant_formats.gguf_file import GGUFFile
 
 
+ENCODERS = frozenset({"bert"})
+"""Architectures whose tokens see their whole text."""
+
 POOLINGS = ("none", "mean", "cls", "last", "rank")
 """`<architecture>.pooling_type` as the GGUF specification numbers it."""
 
@@ -29,12 +32,13 @@ class ModelConfig:
     n_ff: int
     n_vocab: int
     n_ctx_train: int
-    eps: float  # of RMS norm
+    eps: float  # of RMS norm, and of layer norm
     rope_dim: int
     rope_theta: float
     rope_factor: float  # positions are divided by it (linear scaling); 1 where there is none
     rope_theta_window: float  # of the layers with a sliding window
     window: int  # tokens that such a layer sees; 0 where no layer has one
+    is_causal: bool = True  # whether a token sees only those before it; else the model is an encoder and writes nothing
     pooling: str | None = None  # how a text becomes one vector, a name of POOLINGS; None where the file does not say
 
     @classmethod
@@ -45,6 +49,7 @@ class ModelConfig:
         head_dim = read.count("attention.key_length", n_embd // n_heads)
         if read.count("attention.value_length", head_dim) != head_dim:
             raise UnsupportedModel(f"{gguf.path}: keys and values of different lengths are not supported")
+        is_causal = _is_causal(gguf)
         config = cls(
             architecture=gguf.architecture,
             name=str(gguf.metadata.get("general.name", gguf.path.stem)),
@@ -56,12 +61,13 @@ class ModelConfig:
             n_ff=read.count("feed_forward_length"),
             n_vocab=_n_vocab(gguf),
             n_ctx_train=read.count("context_length"),
-            eps=read.number("attention.layer_norm_rms_epsilon"),
+            eps=read.number(f"attention.layer_norm{'_rms' if is_causal else ''}_epsilon"),
             rope_dim=read.count("rope.dimension_count", head_dim),
             rope_theta=read.number("rope.freq_base", 10_000.0),
             rope_factor=_rope_factor(gguf, read),
             rope_theta_window=read.number("rope.freq_base_swa", 10_000.0),
             window=read.count("attention.sliding_window", 0),
+            is_causal=is_causal,
             pooling=_pooling(gguf),
         )
         config._check(str(gguf.path))
@@ -117,6 +123,14 @@ def _n_vocab(gguf: "GGUFFile") -> int:
     if "token_embd.weight" not in gguf.tensors:
         raise MissingTensor(f"{gguf.path}: the tensor token_embd.weight is missing; download or convert the file again")
     return gguf.tensors["token_embd.weight"].shape[0]
+
+
+def _is_causal(gguf: "GGUFFile") -> bool:
+    is_causal = gguf.architecture not in ENCODERS
+    if gguf.metadata.get(f"{gguf.architecture}.attention.causal", is_causal) != is_causal:
+        kind = "a decoder" if is_causal else "an encoder"
+        raise UnsupportedModel(f"{gguf.path}: {gguf.architecture} is supported as {kind} only")
+    return is_causal
 
 
 def _pooling(gguf: "GGUFFile") -> str | None:

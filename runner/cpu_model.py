@@ -19,7 +19,7 @@ from llmrun.runner.config import ModelConfig
 from llmrun.runner.fingerprint import fingerprint
 from llmrun.runner.kv_type import kv_type_named
 from llmrun.runner.model import BlockContents
-from llmrun.runner.shape_check import EMBEDDING, HEAD, used_tensors
+from llmrun.runner.shape_check import HEAD, TABLES, used_tensors
 
 MAX_TOKENS = 512
 """Most tokens in one forward pass."""
@@ -50,18 +50,21 @@ class CPUModel:
         build = architecture(gguf.architecture, str(gguf.path)).build
         self._hidden: Rows = build(self._builder, self.config)
         self._n_hidden_operations = self._builder.n_operations
-        (self._logits,) = self._builder.matmul(self._hidden, HEAD)
+        if self.config.is_causal:
+            (self._logits,) = self._builder.matmul(self._hidden, HEAD)
         self._library.load(self._builder.kernels, progress)
         self._kv: tuple[np.ndarray, np.ndarray] | None = None
         self._program: np.ndarray | None = None
         self._hidden_kv: tuple[np.ndarray, np.ndarray] | None = None
         self._hidden_program: np.ndarray | None = None
-        self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name != EMBEDDING)
+        self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name not in TABLES)
         """Bytes of weights that a token reads."""
         self.kv_block_bytes = self.config.n_layers * sum(self._kv_layer_bytes)
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
+        if not self.config.is_causal:
+            return  # an encoder keeps nothing
         self._kv = self._new_kv(n_blocks)
         self._program = self._builder.finish(self._library, self._kv)
 
@@ -153,7 +156,7 @@ def _load_weights(
         if len(tensor.shape) == 1:
             weights[name] = tensor.format.dequantize(tensor.data)
         else:
-            weights[name] = unpacked(tensor) if name == EMBEDDING else pack(team, tensor)
+            weights[name] = unpacked(tensor) if name in TABLES else pack(team, tensor)
         done += tensor.n_bytes
         if progress:
             progress("loading weights", done, total)

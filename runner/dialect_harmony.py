@@ -10,10 +10,10 @@ of which the prompt has written the beginning of the first. The recipient may al
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmrun.runner.answer_reader import AnswerReader, NotACall, Wait
+from llmrun.runner.answer_reader import AnswerReader, NotACall, Reading, Wait
 from llmrun.runner.json_scanner import NotJSON
 from llmrun.runner.reasoning import overlap
 from llmrun.runner.tool import Tool
@@ -57,7 +57,7 @@ class HarmonyReader(AnswerReader):
             self.text.settle()
             header = ""
 
-    def _header(self) -> Iterator[Any]:
+    def _header(self) -> Reading[str]:
         """Read up to <|message|>; what is no header stays to be read as content."""
         while (at := self.text.text.find(_MESSAGE)) < 0:
             said = self.text.text.lstrip()

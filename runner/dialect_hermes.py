@@ -5,10 +5,9 @@ element for each parameter).
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-from llmrun.runner.answer_reader import AnswerReader, NotACall, Wait
+from llmrun.runner.answer_reader import AnswerReader, NotACall, Reading, Wait
 from llmrun.runner.tool import Tool
 from llmrun.runner.tool_dialect import ToolDialect
 from llmrun.runner.tool_grammar import Marker, literal
@@ -56,7 +55,7 @@ class HermesReader(AnswerReader):
         self.writer.arguments("}" if seen else "{}")
         self.end_call()
 
-    def _one_of(self, *literals: str) -> Iterator[Any]:
+    def _one_of(self, *literals: str) -> Reading[str]:
         literal = yield from self.option(*literals)
         if not literal:
             raise NotACall

@@ -15,6 +15,7 @@ from llmrun.runner.memory import available_memory
 from llmrun.runner.model import Model
 
 TOKENS_PER_BATCH = 128  # of a model that also writes: about what a step of its answers takes
+TOKENS_OF_ENCODER = 512  # in a batch, which holds whole texts
 LEAST_BLOCKS = 32  # short texts take a block each, and many of them are computed together
 
 _WANTED: dict[str, Callable[[int], slice]] = {
@@ -91,10 +92,11 @@ class Embedder:
     """
 
     def __init__(self, model: Model, n_ctx: int) -> None:
-        self._model, self._n_ctx = model, n_ctx
+        self._model, self._is_encoder = model, not model.config.is_causal
+        self._n_ctx = min(n_ctx, TOKENS_OF_ENCODER) if self._is_encoder else n_ctx
         self._requests: deque[EmbeddingRequest] = deque()  # those that have texts which nobody has begun
         self._next: dict[EmbeddingRequest, int] = {}  # the first such text of each
-        self._started: _Text | None = None  # the one text that is computed in part, or waits for blocks
+        self._started: _Text | None = None  # the one text that is computed in part, or waits for room
         self._n_blocks = 0
         self._free: list[int] = []
 
@@ -150,8 +152,12 @@ class Embedder:
     def _plan(self) -> list[tuple[_Text, int]]:
         """The texts of the next batch, and how many tokens of each; the one that was begun comes first."""
         parts: list[tuple[_Text, int]] = []
-        budget = TOKENS_PER_BATCH
+        budget = TOKENS_OF_ENCODER if self._is_encoder else TOKENS_PER_BATCH
         while budget and (text := self._take()) is not None:
+            n_tokens = len(text.ids) - text.n_computed
+            if self._is_encoder and n_tokens > budget:
+                self._started = text
+                break
             try:
                 has_blocks = self._reserve(text, may_grow=not parts)
             except OutOfMemory as error:  # of this request only
@@ -160,9 +166,8 @@ class Embedder:
             if not has_blocks:
                 self._started = text  # it comes first next time
                 break
-            n_tokens = min(len(text.ids) - text.n_computed, budget)
-            parts.append((text, n_tokens))
-            budget -= n_tokens
+            parts.append((text, min(n_tokens, budget)))
+            budget -= parts[-1][1]
         return parts
 
     def _take(self) -> _Text | None:

@@ -366,6 +366,8 @@ class Engine:
         """Raise what `submit` would raise. May be called on any thread."""
         n_ctx = min(n_ctx or self.n_ctx, self.n_ctx)
         n_vocab = self.model.config.n_vocab
+        if not self.model.config.is_causal:
+            raise UsageError(f"{self.model.config.name} turns texts into vectors and writes none; ask for embeddings")
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give at least one word")
         if len(prompt) >= n_ctx:

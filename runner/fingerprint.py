@@ -26,7 +26,7 @@ def fingerprint(config: ModelConfig, tensors: Mapping[str, Tensor], kv: KVType, 
     be confused. The instruction sets compute the same bits, except the portable one, which does not fuse multiply and
     add.
     """
-    without = ("name", "n_ctx_train", "pooling")
+    without = ("name", "n_ctx_train", "is_causal", "pooling")
     numbers = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
     arithmetic = "portable" if isa.name == "portable" else "fused"
     digest = hashlib.sha256(repr((KV_VERSION, BLOCK_TOKENS, kv, arithmetic, numbers)).encode())

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from llmrun.quant_formats.errors import UsageError
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 _N_KEPT = 64  # compiled grammars
 _LONGEST = 4 << 20  # characters of a grammar
 _SHOWN = 300  # characters of what llguidance says about it
+_ANY_OBJECT = {
+    "$ref": "#/$defs/object",
+    "$defs": {
+        "object": {"type": "object", "additionalProperties": {"$ref": "#/$defs/any"}},
+        "any": {
+            "anyOf": [
+                {"type": ["string", "number", "boolean", "null"]},
+                {"type": "array", "items": {"$ref": "#/$defs/any"}},
+                {"$ref": "#/$defs/object"},
+            ]
+        },
+    },
+}
 
 
 class _Tokenizer(Protocol):
@@ -52,12 +66,21 @@ class GrammarCompiler:
         return Constraint(self._matcher(grammar).deep_copy(), self._n_tokens, self._n_vocab, self._stop_ids)
 
     def _compile(self, grammar: Grammar) -> "LLMatcher":
-        from llguidance import LLMatcher, LLParserLimits
-
         if len(grammar.source) > _LONGEST:
             raise UsageError(f"the grammar has {len(grammar.source)} characters; {_LONGEST} are the most")
+        matcher = self._matcher_of(grammar, bounded=False)
+        if grammar.kind != "json_schema":
+            return matcher
         try:
-            text = json.dumps({"grammars": self._grammars(grammar)}, ensure_ascii=False)
+            return self._matcher_of(grammar, bounded=True)
+        except UsageError:  # it needs longer numbers
+            return matcher
+
+    def _matcher_of(self, grammar: Grammar, bounded: bool) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits
+
+        try:
+            text = json.dumps({"grammars": self._grammars(grammar, bounded)}, ensure_ascii=False)
             # without verbose_errors, what goes wrong is said without the text around it
             limits = LLParserLimits(verbose_errors=False)
             matcher = LLMatcher(self._ll_tokenizer, text, log_level=0, limits=limits)
@@ -74,11 +97,11 @@ class GrammarCompiler:
             raise UsageError(_said(grammar, "no text meets it, or it is too complex"))
         return matcher
 
-    def _grammars(self, grammar: Grammar) -> list[dict[str, object]]:
+    def _grammars(self, grammar: Grammar, bounded: bool) -> list[dict[str, object]]:
         """The grammar, and before it the one that leads to it."""
         from llmrun.runner.gbnf import escape_regex
 
-        body = {"name": "body"} | _body(grammar)
+        body = {"name": "body"} | _body(grammar, bounded)
         if not grammar.after:
             return [body]
         token = self._special_tokens.get(grammar.after.encode())
@@ -110,12 +133,12 @@ class _Wrapper:
         return self._tokenizer.encode(text, add_special=False, parse_special=False, continues=True)
 
 
-def _body(grammar: Grammar) -> dict[str, object]:
+def _body(grammar: Grammar, bounded: bool) -> dict[str, object]:
     match grammar.kind:
         case "json_schema":
-            return {"json_schema": prepare_schema(json.loads(grammar.source))}
+            return {"json_schema": prepare_schema(json.loads(grammar.source), bounded)}
         case "json_object":
-            return {"json_schema": prepare_schema({"type": "object"})}
+            return {"json_schema": prepare_schema(_ANY_OBJECT, bounded=True)}
         case "regex":
             from llguidance import regex_to_lark
 
@@ -133,6 +156,10 @@ def _said(grammar: Grammar, message: str) -> str:
     name = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression"}
     if "oneOf constraints are not supported" in message:
         message = "oneOf is only supported where no two of its choices can hold at once; use anyOf"
-    line = " ".join(message.split())
-    shown = line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
-    return f"the {name.get(grammar.kind, 'grammar')} cannot be used: {shown}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]
+    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    if reason is not None and len(lines) > 1:  # a regular expression, its trouble marked in the lines before
+        shown = next((after for before, after in pairwise(lines) if before.endswith("regex parse error:")), "")
+        lines[0] = f"{reason}: {shown}"
+    line = lines[0] if len(lines[0]) <= _SHOWN else lines[0][: _SHOWN - 3] + "..."
+    return f"the {name.get(grammar.kind, 'grammar')} cannot be used: {line}"

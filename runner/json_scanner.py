@@ -46,11 +46,18 @@ class JSONScanner:
     def feed(self, text: str, at: int) -> tuple[int, str]:
         """Read `text` from `at` on; returns where the certain part ends, and that part as JSON.
 
-        What lies behind that end is to be fed again, with more text. Raises NotJSON.
+        What lies behind that end is to be fed again, with more text if nothing was certain. Raises NotJSON where the
+        first character is wrong, so that all that is right came out before.
         """
         out: list[str] = []
+        start = at
         while at < len(text) and not self.is_done:
-            end = self._string(text, at, out) if self._expects is _Expects.STRING else self._token(text, at, out)
+            try:
+                end = self._string(text, at, out) if self._expects is _Expects.STRING else self._token(text, at, out)
+            except NotJSON:
+                if at == start:
+                    raise
+                break
             if end == at:
                 break
             at = end

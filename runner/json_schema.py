@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from llmrun.quant_formats.errors import UsageError
+from llmrun.runner.json_pattern import translate_pattern
 
 # White space is allowed where JSON allows it, but never enough of it to fill an answer.
 _OPTIONS = {
@@ -22,7 +23,7 @@ _NOT_ENFORCED = frozenset((
     "$dynamicRef", "$recursiveRef",
 ))  # fmt: skip
 _FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"))
-_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MERGES = frozenset(("allOf", "anyOf", "oneOf", "$ref"))  # where two schemas may hold for one value
 _LARGEST_MULTIPLE = 100_000  # of which the automaton has as many states: 0.5 s
 _LARGEST_EXACT = 1 << 53
@@ -30,8 +31,12 @@ _DEEPEST = 100
 _SHOWN = 100  # characters of a place
 
 
-def prepare_schema(schema: object) -> dict[str, Any]:
+def prepare_schema(schema: object, bounded: bool = False) -> dict[str, Any]:
     """The schema as llguidance takes it, with our rules for white space; not changed itself.
+
+    bounded: keep whole numbers within 2**53 and others within nine decimals where the schema sets no limits, because a
+    small model may write digits without end. What is left validates all the same, but a schema that needs more may
+    have nothing left; and llguidance has to see the other first, to judge whether the choices of a oneOf overlap.
 
     Raises UsageError for a keyword or a value that cannot be enforced; llguidance finds what is malformed.
     """
@@ -42,7 +47,8 @@ def prepare_schema(schema: object) -> dict[str, Any]:
     schema = _copy(schema)
     multiples: list[Fraction] = []
     merges = False
-    for place, part in _schemas(schema):
+    parts = list(_schemas(schema))
+    for place, part in parts:
         if part.get("uniqueItems") is False:  # says nothing
             del part["uniqueItems"]
         _check(place if len(place) <= _SHOWN else "..." + place[-_SHOWN:], part)
@@ -50,6 +56,10 @@ def prepare_schema(schema: object) -> dict[str, Any]:
         if _is_number(part.get("multipleOf")):
             multiples.append(Fraction(str(part["multipleOf"])))
     _check_multiples(multiples, merges)
+    for place, part in parts:
+        _translate_patterns(part, place)
+        if bounded and not (merges and multiples):  # whose least common multiple may be too much
+            _bound_numbers(part)
     return schema | {"x-guidance": _OPTIONS}
 
 
@@ -103,11 +113,34 @@ def _check(place: str, part: Mapping[str, Any]) -> None:
     if isinstance(least, int) and least > 1 + (len(set(required)) if isinstance(required, list) else 0):
         # nothing keeps a model from writing a name twice, which a reader counts once
         raise UsageError(f"the JSON schema's minProperties at {place} can be at most one more than what is required")
-    for name in _NUMBERS:
+    for name in (*_LIMITS, "multipleOf"):
         if name in part:
             _check_exact(part[name], name, place)
     _check_exact(part.get("const"), "const", place)
     _check_exact(part.get("enum"), "enum", place)
+
+
+def _bound_numbers(part: dict[str, Any]) -> None:
+    kinds = part.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if not {"integer", "number"}.intersection(kinds) or not {"const", "enum"}.isdisjoint(part):
+        return
+    limits = [part[name] for name in _LIMITS if name in part]
+    if not all(_is_number(limit) and abs(limit) < _LARGEST_EXACT and limit == round(limit, 6) for limit in limits):
+        return
+    if "number" in kinds:
+        part.setdefault("multipleOf", 1e-9)
+    for side, sign in (("inimum", -1), ("aximum", 1)):
+        if f"m{side}" not in part and f"exclusiveM{side}" not in part:
+            part[f"m{side}"] = sign * (_LARGEST_EXACT - 1)
+
+
+def _translate_patterns(part: dict[str, Any], place: str) -> None:
+    """Say the patterns of a schema in llguidance's notation."""
+    if isinstance(part.get("pattern"), str):
+        part["pattern"] = translate_pattern(part["pattern"], place)
+    if isinstance(named := part.get("patternProperties"), dict):
+        part["patternProperties"] = {translate_pattern(name, place): inner for name, inner in named.items()}
 
 
 def _check_exact(value: object, name: str, place: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import hashlib
 import logging
 import math
@@ -258,7 +259,7 @@ class ModelHost:
                 await asyncio.shield(slot.closing)
                 continue
             model = slot.model or await self._wait_for(slot)
-            if slot.model is model and slot.closing is None:  # as nobody used it, it may be gone again by now
+            if slot.model is model and slot.closing is None and not self._is_closed:  # as nobody used it, it may be gone again by now
                 self._acquire(slot, model)
                 return Lease(model, functools.partial(self._release, slot, model, seconds))
 
@@ -409,13 +410,13 @@ class ModelHost:
     async def _unload(self, slot: _Slot, grace: float) -> None:
         """Take a model out of memory; its requests, if there are any left, are cancelled after `grace` seconds."""
         _stop_timer(slot)
-        model = slot.model
         try:
-            if model is not None:
-                await model.engine_thread.close(grace)
+            if slot.model is not None:
+                await slot.model.engine_thread.close(grace)
                 _log.info("unloaded", extra={"facts": {"model": slot.known.name}})
         finally:
             slot.model = None
+            gc.collect()  # an engine and what it calls back refer to each other, and hold the memory until then
             self._slots.pop(slot.known.name, None)
 
 

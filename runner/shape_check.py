@@ -7,6 +7,8 @@ from llmrun.runner.architecture import architecture
 from llmrun.runner.config import ModelConfig
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+TABLES = frozenset({EMBEDDING, "position_embd.weight", "token_types.weight"})
+"""Matrices of which only single rows are read."""
 
 
 def used_tensors(gguf: GGUFFile, config: ModelConfig) -> dict[str, Tensor]:
@@ -14,26 +16,48 @@ def used_tensors(gguf: GGUFFile, config: ModelConfig) -> dict[str, Tensor]:
 
     Raises MissingTensor or CorruptFile, naming the tensor, where one is missing or does not fit.
     """
-    check = _ShapeCheck(gguf)
+    check = _ShapeCheck(gguf, config)
     hidden = architecture(gguf.architecture, str(gguf.path)).build(check, config)
-    (n_vocab,) = check.matmul(hidden, HEAD)
-    check.same(HEAD, n_vocab, config.n_vocab)
+    if config.is_causal:
+        (n_vocab,) = check.matmul(hidden, HEAD)
+        check.same(HEAD, n_vocab, config.n_vocab)
     return check.used
 
 
 class _ShapeCheck:
     """Stands in for the builder: activations are just their widths."""
 
-    def __init__(self, gguf: GGUFFile):
-        self.gguf, self.used = gguf, dict[str, Tensor]()
+    def __init__(self, gguf: GGUFFile, config: ModelConfig):
+        self.gguf, self.config, self.used = gguf, config, dict[str, Tensor]()
 
-    def embed(self, table: str, scale: float = 1.0) -> int:
+    def embed(self, table: str, scale: float = 1.0, of: str = "tokens") -> int:
         del scale
-        return self._tensor(table, 2).shape[1]
+        n_rows, width = self._tensor(table, 2).shape
+        least = {"tokens": self.config.n_vocab, "positions": self.config.n_ctx_train, "types": 1}[of]
+        if n_rows < least:
+            raise CorruptFile(
+                f"{self.gguf.path}: the tensor {table} has {n_rows} rows and {least} are needed; convert the file again"
+            )
+        return width
 
     def norm(self, x: int, weight: str, eps: float, *, of_logits: bool = False) -> int:
         del eps, of_logits
         self._vector(weight, x)
+        return x
+
+    def layer_norm(self, x: int, name: str, eps: float, *, of_logits: bool = False) -> int:
+        del eps, of_logits
+        self._vector(f"{name}.weight", x)
+        self._vector(f"{name}.bias", x)
+        return x
+
+    def add(self, x: int, y: int) -> None:
+        self.same(EMBEDDING, y, x)
+
+    def add_bias(self, x: int, name: str) -> None:
+        self._vector(name, x)
+
+    def gelu(self, x: int) -> int:
         return x
 
     def add_norm(self, x: int, y: int, weight: str, eps: float) -> None:
@@ -59,15 +83,15 @@ class _ShapeCheck:
     def attention(
         self, q: int, k: int, v: int, *, layer: int, head_dim: int, n_heads: int, n_kv_heads: int, scale: float,
         angles: str, rope_dim: int, paired: bool, window: int = 0, eps: float = 0.0, q_bias: str = "",
-        k_bias: str = "", v_bias: str = "", q_norm: str = "", k_norm: str = "",
+        k_bias: str = "", v_bias: str = "", q_norm: str = "", k_norm: str = "", causal: bool = True,
     ) -> int:  # fmt: skip
-        del scale, angles, paired, window, eps
+        del scale, angles, paired, window, eps, causal
         for name, width, heads in (("attn_q", q, n_heads), ("attn_k", k, n_kv_heads), ("attn_v", v, n_kv_heads)):
             self.same(f"blk.{layer}.{name}.weight", width, heads * head_dim)
         for name, width in ((q_bias, q), (k_bias, k), (v_bias, v), (q_norm, head_dim), (k_norm, head_dim)):
             if name:
                 self._vector(name, width)
-        if "rope_freqs.weight" in self.gguf.tensors:
+        if rope_dim and "rope_freqs.weight" in self.gguf.tensors:
             self._vector("rope_freqs.weight", rope_dim // 2)
         return q
 

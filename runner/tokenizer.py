@@ -20,8 +20,9 @@ from llmrun.runner.special_tokens import (
     SpecialTokens,
     is_end_marker,
 )
+from llmrun.runner.word_piece import WordPiece
 
-_BYTE_LEVEL, _SENTENCE_PIECE = "gpt2", "llama"
+_BYTE_LEVEL, _SENTENCE_PIECE, _WORD_PIECE = "gpt2", "llama", "bert"
 _UNDEFINED = 0
 
 
@@ -42,25 +43,30 @@ class Tokenizer:
         self._kind = self._get("model", str)
         if self._kind is None:
             raise MissingMetadata("the file has no tokenizer (tokenizer.ggml.model); use a complete model file")
-        if self._kind not in (_BYTE_LEVEL, _SENTENCE_PIECE):
+        if self._kind not in (_BYTE_LEVEL, _SENTENCE_PIECE, _WORD_PIECE):
             raise UnsupportedModel(
                 f"unknown tokenizer {self._kind!r} (tokenizer.ggml.model); "
-                f"known ones: {_BYTE_LEVEL} (byte-level BPE), {_SENTENCE_PIECE} (SentencePiece)"
+                f"known ones: {_BYTE_LEVEL} (byte-level BPE), {_SENTENCE_PIECE} (SentencePiece), "
+                f"{_WORD_PIECE} (WordPiece)"
             )
         self._tokens: Sequence[str] = self._array("tokens")
         self.n_vocab: int = len(self._tokens)
         self._types = self._token_types()
         self._pre_tokenizer: PreTokenizer | None = None
         is_sentence_piece = self._kind == _SENTENCE_PIECE
-        if not is_sentence_piece:
+        if self._kind == _BYTE_LEVEL:
             self._pre_tokenizer = pre_tokenizer_named(self._get("pre", str))
         adds_bos = self._pre_tokenizer.add_bos if self._pre_tokenizer else True
-        self.bos_id: int | None = self._id("bos_token_id", default=1 if is_sentence_piece else None)
-        self.eos_id: int | None = self._id("eos_token_id", default=2 if is_sentence_piece else None)
+        bos, eos = {_BYTE_LEVEL: (None, None), _SENTENCE_PIECE: (1, 2), _WORD_PIECE: self._word_piece_ends()}[
+            self._kind
+        ]
+        self.bos_id: int | None = self._id("bos_token_id", default=bos)
+        self.eos_id: int | None = self._id("eos_token_id", default=eos)
         self._first = self._added("add_bos_token", adds_bos, "bos_token_id", self.bos_id)
-        self._last = self._added("add_eos_token", False, "eos_token_id", self.eos_id)
+        self._last = self._added("add_eos_token", self._kind == _WORD_PIECE, "eos_token_id", self.eos_id)
         prefix = self._get("add_space_prefix", bool)
         self._adds_space: bool = is_sentence_piece and (prefix is None or prefix)
+        self._words_have_spaces = self._adds_space or self._kind == _WORD_PIECE
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -107,7 +113,7 @@ class Tokenizer:
         """
         shown = [token for token in ids if not (skip_special and self.is_special(token))]
         data = b"".join(map(self.token_bytes, shown))
-        if self._adds_space and not continues and shown and not self.is_special(shown[0]):
+        if self._words_have_spaces and not continues and shown and not self.is_special(shown[0]):
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
 
@@ -181,11 +187,17 @@ class Tokenizer:
     def _encoder(self) -> _Encoder:
         if self._pre_tokenizer:
             return ByteLevelBPE(self._pre_tokenizer, self._vocabulary, _texts(self._array("merges")))
+        if self._kind == _WORD_PIECE:
+            return WordPiece(self._vocabulary, self._types.tolist(), self._id("unknown_token_id", default=100))
         scores = self._array("scores")
         if len(scores) < self.n_vocab:
             raise CorruptFile(f"tokenizer.ggml.scores has {len(scores)} entries for {self.n_vocab} tokens")
         unknown = self._id("unknown_token_id", default=0)
         return SentencePiece(self._vocabulary, scores.tolist(), unknown)
+
+    def _word_piece_ends(self) -> tuple[int | None, int | None]:
+        """[CLS] and [SEP], by the names and the numbers that BERT gives them."""
+        return self._id("cls_token_id", default=101), self._id("seperator_token_id", default=102)
 
     def _get(self, name: str, kind: type) -> Any:
         value = self._metadata.get(f"tokenizer.ggml.{name}")

@@ -41,10 +41,10 @@ class Tool:
     def schema(self) -> dict[str, Any]:
         """The schema of the arguments, complete: of type object, with properties.
 
-        Where the schema names the properties and says nothing of others, there are no others.
+        Where it names the properties, or says nothing at all, there are no others unless it says so.
         """
         schema = {"type": "object", "properties": {}, **self.parameters}
-        if "properties" in self.parameters and not any(word in schema for word in _COMBINING):
+        if (not self.parameters or "properties" in self.parameters) and not any(word in schema for word in _COMBINING):
             schema["additionalProperties"] = False
         return schema
 

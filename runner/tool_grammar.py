@@ -65,4 +65,4 @@ def thoughts_rule(template: str, prompt_end: str, marker: Marker) -> tuple[str, 
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_ ]", lambda char: "\\" + char[0], text).replace("\\\n", "\\n")
+    return re.sub(r"[^A-Za-z0-9_ ]", lambda char: f"\\x{{{ord(char[0]):x}}}", text)

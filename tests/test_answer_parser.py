@@ -68,6 +68,13 @@ def test_what_is_in_an_answer(name: str, size: int, tokenizer: Any) -> None:
         assert bool(delta.content) + bool(delta.reasoning) + len(delta.tool_calls) == 1, "an empty or a mixed delta"
 
 
+@pytest.mark.parametrize("name", ANSWERS)
+def test_letter_by_letter_is_the_same(name: str) -> None:
+    answer = ANSWERS[name]
+    letters = list(range(len(answer.text)))
+    assert joined(parse(answer, letters)[0]) == joined(parse(answer, [])[0])
+
+
 WORDS = st.sampled_from(
     [
         *SPECIAL,

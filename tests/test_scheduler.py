@@ -8,7 +8,7 @@ from mock_model import ByteTokenizer
 
 from llmrun.runner.block_table import BlockTable
 from llmrun.runner.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
-from llmrun.runner.pace import LEARN_AFTER, LEAST, Pace
+from llmrun.runner.pace import GROUP, LEARN_AFTER, Pace
 from llmrun.runner.sampler import SamplingParams
 from llmrun.runner.scheduler import MAX_SEQUENCES, Scheduler
 from llmrun.runner.sequence import Sequence
@@ -125,7 +125,7 @@ def test_prompts_do_not_make_a_step_twice_as_long() -> None:
     for _ in range(20):
         given.append(pace.limit(3))
         pace.note(3, given[-1], 0.008 + 0.0002 * given[-1])
-    assert given[0] == LEAST
+    assert given[0] == GROUP
     assert given[-1] == 24  # of 28 whole groups of 8
     assert all(0.0002 * n <= 0.7 * 0.008 for n in given)
 

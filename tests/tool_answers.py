@@ -255,7 +255,8 @@ ANSWERS = {
     ),
     "harmony, call": Answer(
         "harmony",
-        f'{_ANALYSIS}<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{{"city": "Paris"}}<|call|>',
+        f"{_ANALYSIS}<|channel|>commentary to=functions.get_weather "
+        '<|constrain|>json<|message|>{"city": "Paris"}<|call|>',
         "",
         "Need the weather.",
         (_PARIS,),

@@ -95,7 +95,7 @@ class MessageReply:
 
     def _push_call(self, call: ToolCallDelta, events: list[Event]) -> None:
         if call.id is not None:
-            block = {"type": "tool_use", "id": tool_use_id(call.id), "name": call.name, "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": tool_use_id(call.id), "name": call.name, "input": {}}
             self._open("tool_use", block, events, anew=True)
         if call.arguments:
             self._arguments += call.arguments

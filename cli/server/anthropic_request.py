@@ -32,7 +32,7 @@ class TextBlock(Fields):
     type: Literal["text"]
     text: str
     cache_control: CacheControl | None = None
-    citations: list[Any] | None = Field(None, max_length=0)
+    citations: list[Any] | None = Field(default=None, max_length=0)
 
 
 class ThinkingBlock(Fields):
@@ -356,8 +356,8 @@ def _texts(blocks: list[Placed], role: str) -> Iterator[tuple[str, str]]:
 
 
 def _assistant(blocks: list[Placed], called: dict[str, str]) -> dict[str, Any]:
-    texts: list[str] = Field(default_factory=list)
-    thoughts: list[str] = Field(default_factory=list)
+    texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     for place, block in blocks:
         match block:

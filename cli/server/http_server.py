@@ -74,7 +74,7 @@ class HttpServer(uvicorn.Server):
         self.signal: int | None = None
         """The one that the server was asked to stop with."""
         self.is_up = asyncio.Event()
-        self._lifecycle: Lifecycle = app.state.lifecycle
+        self.lifecycle: Lifecycle = app.state.lifecycle
         self._grace = options.grace
         self._stopping: asyncio.Task[None] | None = None
 
@@ -90,7 +90,7 @@ class HttpServer(uvicorn.Server):
             self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
-        await self._lifecycle.stop(self._grace)
+        await self.lifecycle.stop(self._grace)
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -99,25 +99,22 @@ class HttpServer(uvicorn.Server):
             self.signal = sig
             self._loop.call_soon_threadsafe(self.stop)
         else:
-            self._loop.call_soon_threadsafe(self._lifecycle.hurry)
+            self._loop.call_soon_threadsafe(self.lifecycle.hurry)
             # a model that is being loaded, or a long step, would be waited for
             timer = threading.Timer(HURRY_SECONDS, os._exit, [128 + sig])
             timer.daemon = True
             timer.start()
 
 
-async def run_server(
-    app: FastAPI, options: ServeOptions, listener: socket.socket, prepare: Callable[[], Awaitable[None]]
-) -> None:
-    """Serve until a signal comes.
+async def run_server(server: HttpServer, listener: socket.socket, prepare: Callable[[], Awaitable[None]]) -> None:
+    """Serve until a signal comes, or `stop` is called.
 
     prepare: runs while the server answers already, that it is loading; what it raises stops the server and is raised.
     Raises KeyboardInterrupt after a Ctrl-C, when everything has ended in order.
     """
-    server = HttpServer(app, options)
-    app.state.lifecycle.state = "loading"
+    server.lifecycle.state = "loading"
     serving = asyncio.create_task(server.serve([listener]))
-    preparing = asyncio.create_task(_prepare(server, app.state.lifecycle, prepare))
+    preparing = asyncio.create_task(_prepare(server, prepare))
     await asyncio.wait([serving, preparing], return_when=asyncio.FIRST_COMPLETED)
     if not preparing.done():
         preparing.cancel()
@@ -130,8 +127,8 @@ async def run_server(
         raise KeyboardInterrupt
 
 
-async def _prepare(server: HttpServer, lifecycle: Lifecycle, prepare: Callable[[], Awaitable[None]]) -> None:
+async def _prepare(server: HttpServer, prepare: Callable[[], Awaitable[None]]) -> None:
     await server.is_up.wait()
     await prepare()
-    if lifecycle.state == "loading":
-        lifecycle.state = "ready"
+    if server.lifecycle.state == "loading":
+        server.lifecycle.state = "ready"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from llmrun.cli.server.json_text import compact
-from llmrun.cli.server.openai_reply import now
 from llmrun.cli.server.openai_responses_items import Item, new_item_id
 from llmrun.cli.server.openai_responses_request import OtherTool, ResponseRequest
 from llmrun.runner.chat_request import ChatDelta, ChatStream, Usage
@@ -86,7 +85,7 @@ class ResponseReply:
     def _finish(self, status: str) -> Event:
         self.response["status"] = status
         if status == "completed":
-            self.response["completed_at"] = now()
+            self.response["completed_at"] = int(time.time())
         return self._snapshot(f"response.{status}")
 
     @property
