@@ -51,6 +51,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
 PER_MODEL = [name for name, setting in SETTINGS.items() if setting.per_model]
+OF_SERVERS = VALUES.keys() - ["model", "theme", *PER_MODEL]
 FLAGS = [field for field in PER_MODEL if field != "penalty_last_n"]
 
 
@@ -109,7 +110,7 @@ def test_each_wins_over_the_one_before(
         else:
             assert origin == "default"
     for name, value in (expected | flags).items():
-        if name not in ("model", "theme"):
+        if name not in ("model", "theme", *OF_SERVERS):
             assert getattr(options, name) == value
     assert options.given == flags.keys()
     params = options.sampling_params()
