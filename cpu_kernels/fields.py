@@ -28,7 +28,10 @@ GATED = fields("n_tokens gate gate_stride up up_stride out out_stride n q16 f32"
 """out[t] = activation(gate[t]) * up[t], quantised where wanted."""
 
 LAYER_NORM = fields("n_tokens rows x x_stride weight bias eps n out out_stride q16 f32")
-"""out[t] = (x - mean) / sqrt(variance + eps) * weight + bias of x[rows[t]], quantised where wanted; `rows` as in NORM."""
+"""out[t] = (x - mean) / sqrt(variance + eps) * weight + bias, of x[rows[t]], quantised where wanted.
+
+`rows` is as in NORM.
+"""
 
 ADD = fields("n_tokens x x_stride y y_stride n")
 """x[t] += y[t]; a `y_stride` of 0 adds one vector to all."""

@@ -183,8 +183,8 @@ class ProgramBuilder:
             f"rope{self.kv.suffix}", ROPE, n_tokens=step.address("n_tokens"), k=k.floats, k_stride=k.stride, v=v.floats,
             v_stride=v.stride, n_heads=n_heads, head_dim=head_dim, q_bias=self._vector(q_bias),
             k_bias=self._vector(k_bias), v_bias=self._vector(v_bias), q_norm=self._vector(q_norm),
-            k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles) if rope_dim else 0, rope_dim=rope_dim,
-            paired=int(paired), scale=op.float_word(scale), **where,
+            k_norm=self._vector(k_norm), eps=op.float_word(eps), angles=step.address(angles) if rope_dim else 0,
+            rope_dim=rope_dim, paired=int(paired), scale=op.float_word(scale), **where,
         )  # fmt: skip
         scratch = attention_scratch_bytes(head_dim)
         fields: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """How many tokens of prompts join a step of running answers, so that these do not stall."""
 
-LONGEST = 1.7  # times the step without prompts; the streams should not see twice their usual pause
+LONGEST = 1.8  # times the step without prompts; the streams should not see twice their usual pause
 GROUP = 8  # tokens; a product takes as long for one column as for eight
 LEAST = 2  # tokens that a prompt gets in any case, so that it comes to its end
 LEARN_AFTER = 64  # steps with prompts, after which one without tells how long that takes by now
@@ -24,11 +24,12 @@ class Pace:
         """Tokens of prompts for a step with this many running answers; 0 to learn how long it takes without."""
         if n_decoding == 0:
             return self._most
-        if n_decoding not in self._plain or self._n_since_plain >= LEARN_AFTER:
+        plain = self._plain_seconds(n_decoding)
+        if plain is None or self._n_since_plain >= LEARN_AFTER:
             return 0
         n_tokens = 2 * self._n_latest  # at most: what was measured with few tokens says little about many
         if self._per_token is not None:
-            n_tokens = min(n_tokens, int((LONGEST - 1) * self._plain[n_decoding] / self._per_token))
+            n_tokens = min(n_tokens, int((LONGEST - 1) * plain / self._per_token))
         if n_tokens > GROUP:
             n_tokens -= n_tokens % GROUP
         return max(LEAST, min(n_tokens, self._most))
@@ -38,12 +39,16 @@ class Pace:
         if n_prompt == 0:
             self._n_since_plain = 0
             self._plain[n_decoding] = _smooth(self._plain.get(n_decoding), seconds)
-        elif n_decoding in self._plain:
+        elif (plain := self._plain_seconds(n_decoding)) is not None:
             self._n_since_plain += 1
             self._n_latest = n_prompt
-            plain = self._plain[n_decoding]
             added = min(max(seconds - plain, plain / 100), 4 * plain)  # a pause of the system says nothing
             self._per_token = _smooth(self._per_token, added / n_prompt)
+
+    def _plain_seconds(self, n_decoding: int) -> float | None:
+        """Seconds without prompts; for a number that is new, those of somewhat fewer answers, which are no more."""
+        near = (n for n in range(n_decoding, n_decoding // 2, -1) if n in self._plain)
+        return next((self._plain[n] for n in near), None)
 
 
 def _smooth(before: float | None, now: float) -> float:

@@ -40,6 +40,7 @@ def write_bert(
         "bert.attention.layer_norm_epsilon": float(config["layer_norm_eps"]),
         "bert.attention.causal": False,
         "bert.pooling_type": 1,
+        "tokenizer.ggml.token_type_count": config["type_vocab_size"],
         **_tokenizer(vocabulary),
         **settings,
     }

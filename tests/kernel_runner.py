@@ -19,6 +19,7 @@ _TOGETHER = [
     [f"pack-{name}" for name in FORMAT_NAMES],
     [f"embed-{name}" for name in FORMAT_NAMES],
     ["norm", "gated-silu", "gated-gelu", "rope", "rope-q8_0", "rope-q4_0"],
+    ["layernorm", "add", "gelu"],
 ]
 """Kernels that tests want together are compiled together, which keeps all cores busy."""
 

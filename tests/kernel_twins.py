@@ -1,5 +1,6 @@
 """What the kernels compute, written down naively in float64."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,17 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     """RMS norm of rows."""
     x = x.astype(np.float64)
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    """Layer norm of rows."""
+    x = x.astype(np.float64)
+    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * weight + bias
+
+
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+    """Return x times the normal distribution function of x."""
+    return x * np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)))(x.astype(np.float64))
 
 
 def silu(x: np.ndarray) -> np.ndarray:
@@ -202,14 +214,19 @@ def numbers_and_scales(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
 
 
 def attention(
-    q: np.ndarray, cache: Cache, positions: np.ndarray, sequences: np.ndarray, tables: np.ndarray, *, window: int
-) -> np.ndarray:
-    """Attention of each token, (n_tokens, n_heads, head_dim) already scaled, over its sequence up to itself."""
+    q: np.ndarray, cache: Cache, positions: np.ndarray, sequences: np.ndarray, tables: np.ndarray, *, window: int,
+    lengths: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Attention of each token, (n_tokens, n_heads, head_dim) already scaled, over its sequence up to itself.
+
+    With `lengths` (n_sequences,), over so many tokens of it.
+    """
     n_tokens, n_heads, _ = q.shape
     group = n_heads // cache.keys.shape[1]
     out = np.empty(q.shape, np.float64)
     for t in range(n_tokens):
-        seen = np.arange(max(0, positions[t] - window + 1) if window else 0, positions[t] + 1)
+        end = positions[t] + 1 if lengths is None else lengths[sequences[t]]
+        seen = np.arange(max(0, positions[t] - window + 1) if window else 0, end)
         blocks = tables[sequences[t], seen // 64]
         for head in range(n_heads):
             keys = cache.keys[blocks, head // group, seen % 64].astype(np.float64)

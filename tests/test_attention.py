@@ -87,7 +87,7 @@ def names(kv: str, head_dim: int) -> tuple[str, str]:
 
 def attend(
     isa: str, q: np.ndarray, cache: Cache | ByteCache, tokens: Tokens, *, window: int, n_threads: int = 1,
-    spread: bool = False, tables: np.ndarray = TABLES,
+    spread: bool = False, tables: np.ndarray = TABLES, both_ways: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """What the two kernels make of a batch: (n_tokens, n_heads, head_dim)."""
     n_tokens, n_heads, head_dim = q.shape
@@ -105,6 +105,7 @@ def attend(
         "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
         "k_cache": cache.stored_keys(), "v_cache": cache.stored_values(), "scratch": scratch.bytes,
         "scratch_stride": scratch_bytes, "partials": partials.bytes, "max_blocks": MAX_BLOCKS,
+        "lengths": step.address("lengths") if both_ways else 0,
     }  # fmt: skip
     k = kernels(isa, n_threads)
     k.load(name for case, *which in CASES if case == isa for name in names(*which))  # at once
@@ -126,6 +127,25 @@ def test_attention(isa: str, kv: str, head_dim: int, group: int, window: int) ->
         for n_threads, spread in ((1, True), (2, False), (2, True)):
             again = attend(isa, q, cache, tokens, window=window, n_threads=n_threads, spread=spread)
             np.testing.assert_array_equal(again, result)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("isa", list(dict.fromkeys(isa for isa, *_ in CASES)))
+def test_whole_texts(isa: str, group: int) -> None:
+    """Of an encoder, whose tokens see those behind them too."""
+    cache, head_dim = new_cache("f16", 80), 80
+    tokens = Tokens.of(*((i, 0, n) for i, n in enumerate(LENGTHS)))
+    q, sees = queries(tokens, group, head_dim), np.array(LENGTHS)
+    exact = attention(q, cache.floats(), tokens.positions, tokens.sequences, TABLES, window=0, lengths=sees)
+    result = attend(isa, q, cache, tokens, window=0, both_ways=True)
+    np.testing.assert_allclose(result, exact, rtol=0, atol=TOLERANCE["f16"])
+    for n_threads, spread in ((1, True), (2, False), (2, True)):
+        again = attend(isa, q, cache, tokens, window=0, n_threads=n_threads, spread=spread, both_ways=True)
+        np.testing.assert_array_equal(again, result)
+    for i, n in enumerate(LENGTHS):
+        alone = Tokens.of((i, 0, n))
+        found = attend(isa, queries(alone, group, head_dim), cache, alone, window=0, both_ways=True)
+        np.testing.assert_array_equal(found, result[tokens.sequences == i])
 
 
 @pytest.mark.parametrize("group", [1, 3, 64])

@@ -13,6 +13,8 @@ import openai
 import pytest
 from server import serving
 
+from llmrun.cli.server.serve_options import ServeOptions
+
 MODEL = "smollm2"
 HI: Any = [{"role": "user", "content": "Hi"}]
 WEATHER: Any = {
@@ -30,7 +32,10 @@ WEATHER: Any = {
 }
 PERSON: Any = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
     "required": ["name", "age"],
     "additionalProperties": False,
 }
@@ -38,7 +43,7 @@ PERSON: Any = {
 
 @pytest.fixture(scope="module")
 def url(smollm2_path: Path) -> Iterator[str]:
-    with serving({MODEL: smollm2_path}) as url:
+    with serving({MODEL: smollm2_path}, options=ServeOptions(metrics=True)) as url:
         yield url
 
 
@@ -210,7 +215,9 @@ def test_a_tool_that_must_be_called(client: openai.OpenAI) -> None:
     named = {"type": "function", "function": {"name": "get_weather"}}
     allowed: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
     for choice in ("required", named, allowed):
-        answer = ask(client, messages, tools=[WEATHER], tool_choice=choice, max_tokens=100).choices[0]
+        answer = ask(
+            client, messages, tools=[WEATHER], tool_choice=choice, max_tokens=100, parallel_tool_calls=False
+        ).choices[0]
         assert answer.finish_reason == "tool_calls"
         call = answer.message.tool_calls[0]
         assert call.type == "function"
@@ -220,7 +227,8 @@ def test_a_tool_that_must_be_called(client: openai.OpenAI) -> None:
 
 def test_a_tool_call_is_streamed(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "How warm is Rome?"}]
-    parameters: Any = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 100}
+    parameters: Any = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    parameters["max_tokens"] = 100
     whole = ask(client, messages, **parameters).choices[0].message.tool_calls[0]
     opening, arguments, reasons = [], "", []
     for chunk in ask(client, messages, stream=True, **parameters):
@@ -241,7 +249,11 @@ def test_a_tool_that_must_not_be_called(client: openai.OpenAI) -> None:
 
 
 def test_a_conversation_with_tools_goes_on(client: openai.OpenAI) -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Rome","unit":"C"}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city":"Rome","unit":"C"}'},
+    }
     messages: Any = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "How warm"}, {"type": "text", "text": "is Rome?"}]},
@@ -419,6 +431,7 @@ def test_models(client: openai.OpenAI) -> None:
 def _until_idle(url: str) -> None:
     """Wait until a request that comes now would run alone."""
     end = time.monotonic() + 10
-    while httpx.get(f"{url}/metrics").text.find("llmrun_requests_running 0") < 0 and time.monotonic() < end:
+    idle = f'llmrun_requests_running{{model="{MODEL}"}} 0.0'
+    while idle not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < end, "the answer goes on"
         time.sleep(0.05)
-    assert time.monotonic() < end, "the answer goes on"

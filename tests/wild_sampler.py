@@ -18,7 +18,7 @@ class Vocabulary(Protocol):
 
 
 class WildSampler:
-    """Draws from what may come, evenly or among what people write, and after `soft` ids mostly looks for the way out."""
+    """Draws from what may come, evenly or from what people write; after `soft` ids it mostly looks for the way out."""
 
     def __init__(self, tokenizer: Vocabulary, soft: int = 60, most: int = 4000) -> None:
         self.spelt = tokenizer.vocabulary_bytes

@@ -44,9 +44,11 @@ def normalized(vector: np.ndarray, kind: int) -> np.ndarray:
     if kind < 0:
         return vector
     sizes = np.abs(vector.astype(np.float64))
-    largest = max(float(sizes.max()), 1e-30)
+    largest = float(sizes.max())
+    if largest == 0:
+        return vector
     length = 1 / 32760 if kind == 0 else float(((sizes / largest) ** kind).sum() ** (1.0 / kind))
-    return vector / (largest * max(length, 1e-30))
+    return vector / (largest * length)
 
 
 def _entry(index: int, vector: np.ndarray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from llmrun.cli.model_facts import ModelFacts
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner.chat_template import ChatTemplate
+from llmrun.runner.config import ENCODERS
 from llmrun.runner.fill_in import FillIn
 from llmrun.runner.model_host import LATEST, KnownModel
 from llmrun.runner.reasoning import TAGS
@@ -69,7 +70,8 @@ def _details(path: Path, _modified: float) -> Details:
         "quantization_level": level,
     }
     source = template.source if template else ""
-    return Details(facts, details, capabilities(source, fill_in is not None), source, fill_in)
+    can_do = ("embedding",) if facts.architecture in ENCODERS else capabilities(source, fill_in is not None)
+    return Details(facts, details, can_do, source, fill_in)
 
 
 def _fill_in(tokenizer: Tokenizer) -> str | None:
@@ -84,7 +86,7 @@ def _fill_in(tokenizer: Tokenizer) -> str | None:
 
 
 def capabilities(template: str, can_fill_in: bool) -> tuple[str, ...]:
-    """What a model can do: `tools` and `thinking` if its own template knows of them."""
+    """What a model that writes can do: `tools` and `thinking` if its own template knows of them."""
     names = ["completion"]
     if template and dialect_of(template).knows_tools:
         names.append("tools")

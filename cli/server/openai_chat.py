@@ -30,8 +30,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
     """Answer a conversation."""
     lease = await host_of(request).lease(body.model, body.keep_alive)
     try:
-        answers = await ChatCompletions.begin(body, lease.model, client_of(request))
-        note(request, model=lease.model.name)
+        answers = await ChatCompletions.begin(body, lease.model, request)
         if body.stream:
             return sse(Leased(lease, answers.events()))
         reply = await while_connected(request, answers.reply())
@@ -45,20 +44,22 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
 class ChatCompletions:
     """The answers to one request, while they are being written."""
 
-    def __init__(self, body: ChatCompletionRequest, model: LoadedModel, streams: list[ChatStream]) -> None:
-        self._model, self._streams = model, streams
+    def __init__(
+        self, body: ChatCompletionRequest, model: LoadedModel, request: Request, streams: list[ChatStream]
+    ) -> None:
+        self._model, self._request, self._streams = model, request, streams
         self._tokenizer = model.engine.tokenizer
         self._with_logprobs = bool(body.logprobs)
         self._with_usage = body.wants_usage
         self._service_tier = {} if body.service_tier is None else {"service_tier": "default"}
 
     @classmethod
-    async def begin(cls, body: ChatCompletionRequest, model: LoadedModel, client: str) -> Self:
+    async def begin(cls, body: ChatCompletionRequest, model: LoadedModel, request: Request) -> Self:
         """Queue all answers; raises what is wrong with the request."""
-        asked = body.chat_request(model.engine, client)
+        asked = body.chat_request(model.engine, client_of(request))
         prompt = await prepare_chat(model.engine_thread, asked)
         varied = [dataclasses.replace(asked.params, seed=seed) for seed in seeds(asked.params, body.n or 1)]
-        return cls(body, model, [prompt.answer(params) for params in varied])
+        return cls(body, model, request, [prompt.answer(params) for params in varied])
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """What a stream of the answers sends."""
@@ -69,8 +70,9 @@ class ChatCompletions:
         async for batch in merged(self._streams):
             if written := "".join(self._event(chunks, index, delta) for index, delta in batch):
                 yield written.encode()
+        counts = self._usage()
         if self._with_usage:
-            yield chunks.usage(self._usage()).encode()
+            yield chunks.usage(counts).encode()
         yield DONE
 
     async def reply(self) -> dict[str, Any]:
@@ -126,7 +128,15 @@ class ChatCompletions:
         return chat_logprobs(shown, self._tokenizer) if shown and self._with_logprobs else None
 
     def _usage(self) -> dict[str, Any]:
-        """Count the prompt once, as its answers share it."""
+        """Count the tokens, for the reply and for the log; the prompt once, as its answers share it."""
         counts = [stream.usage for stream in self._streams]
+        n_prompt, n_cached = counts[0].n_prompt, counts[0].n_cached
         n_generated = sum(one.n_generated for one in counts)
-        return usage(counts[0].n_prompt, counts[0].n_cached, n_generated, sum(one.n_reasoning for one in counts))
+        note(
+            self._request,
+            model=self._model.name,
+            prompt_tokens=n_prompt,
+            cached_tokens=n_cached,
+            generated_tokens=n_generated,
+        )
+        return usage(n_prompt, n_cached, n_generated, sum(one.n_reasoning for one in counts))

@@ -15,7 +15,7 @@ class ChatChunks:
     """
 
     def __init__(self, envelope: dict[str, Any], has_usage: bool) -> None:
-        """`envelope` has what every chunk begins with: id, object, created, model ...; has_usage: the last one has it."""
+        """`envelope` has what every chunk begins with: id, object, created, model; has_usage: the last one has it."""
         self._head = "data: " + compact(envelope)[:-1]
         self._tail = ',"usage":null}\n\n' if has_usage else "}\n\n"
         self._content_tail = '},"logprobs":null,"finish_reason":null}]' + self._tail

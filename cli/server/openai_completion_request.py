@@ -29,7 +29,7 @@ class CompletionRequest(RequestFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
+            return [self.prompt]
         return self.prompt  # type: ignore[return-value]
 
     @property
@@ -50,9 +50,7 @@ class CompletionRequest(RequestFields):
         if self.n_candidates < self.n_choices:
             raise BadRequest(f"best_of must be n ({self.n_choices}) or more, not {self.best_of}", "best_of")
         if self.stream and self.n_candidates > self.n_choices:
-            raise BadRequest(
-                "best_of cannot be streamed, as the best is known at the end; leave one out", "best_of"
-            )
+            raise BadRequest("best_of cannot be streamed, as the best is known at the end; leave one out", "best_of")
         if len(self.prompts) * self.n_candidates > MAX_CHOICES:
             raise BadRequest(f"more than {MAX_CHOICES} answers in one request; send fewer prompts at a time", "prompt")
         if self.suffix is not None and self.echo:

@@ -1,5 +1,6 @@
 """Completions of the OpenAI API: a text goes on."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -16,6 +17,7 @@ from llmrun.cli.server.merge import merged
 from llmrun.cli.server.openai_completion import Completion, Prompt
 from llmrun.cli.server.openai_completion_request import CompletionRequest
 from llmrun.cli.server.openai_fields import seeds
+from llmrun.cli.server.openai_fill_in_prompt import fill_in_prompt
 from llmrun.cli.server.openai_grammar import grammar_of
 from llmrun.cli.server.openai_reply import DONE, envelope, json_response, timings, usage
 from llmrun.cli.server.sse import sse
@@ -33,14 +35,18 @@ router = ApiRouter("openai")
 @router.post("/v1/completions")
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue a text, or fill in what stands between it and a suffix."""
+    return await answer(Completions, body, request)
+
+
+async def answer(kind: "type[Completions]", body: CompletionRequest, request: Request) -> Response:
+    """Answer in the shape of an endpoint."""
     body.check()
     lease = await host_of(request).lease(body.model, body.keep_alive)
     try:
-        answers = Completions(body, lease.model, client_of(request))
+        answers = await asyncio.to_thread(kind, body, lease.model, request)
         if answers.wants_scores:
             await while_connected(request, answers.score())
         answers.submit()
-        note(request, model=lease.model.name, prompt_tokens=answers.n_prompt)
         if body.stream:
             return sse(Leased(lease, answers.events()))
         reply = await while_connected(request, answers.reply())
@@ -54,21 +60,18 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 class Completions:
     """All answers to one request: `score` if that `wants_scores`, `submit`, then `events` or `reply`."""
 
-    def __init__(self, body: CompletionRequest, model: LoadedModel, client: str) -> None:
-        """Raises what is wrong with the parameters or the prompts."""
-        self._body, self._model, self._client = body, model, client
+    ID, OBJECT, CHUNK = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, body: CompletionRequest, model: LoadedModel, request: Request) -> None:
+        """Raises what is wrong with the parameters or the prompts; reads these, so it may take a while."""
+        self._body, self._model, self._request = body, model, request
         self._params = body.params(model.engine.tokenizer.stop_ids)
         self._grammar = grammar_of(body)
         self._prompts = [self._prompt(given) for given in body.prompts]
         self._completions: list[Completion] = []  # of each prompt in turn
-        self._envelope = envelope("cmpl", "text_completion", model)
+        self._envelope = envelope(self.ID, self.CHUNK if body.stream else self.OBJECT, model)
         self._head = "data: " + compact(self._envelope)[:-1]
         self._tail = ',"usage":null}\n\n' if body.wants_usage else "}\n\n"
-
-    @property
-    def n_prompt(self) -> int:
-        """Tokens of all prompts."""
-        return sum(len(prompt.ids) for prompt in self._prompts)
 
     @property
     def wants_scores(self) -> bool:
@@ -99,8 +102,9 @@ class Completions:
         async for batch in merged(self._streams):
             if written := "".join(self._event(index, pieces) for index, pieces in batch):
                 yield written.encode()
+        counts = self._usage()
         if self._body.wants_usage:
-            yield f'{self._head},"choices":[],"usage":{compact(self._usage())}}}\n\n'.encode()
+            yield f'{self._head},"choices":[],"usage":{compact(counts)}}}\n\n'.encode()
         yield DONE
 
     async def reply(self) -> dict[str, Any]:
@@ -114,7 +118,7 @@ class Completions:
             candidates = self._completions[first : first + n_candidates]
             if n_candidates > n:
                 candidates = sorted(candidates, key=lambda one: -one.mean_logprob)[:n]
-            choices += [one.choice(len(choices) + i) for i, one in enumerate(candidates)]
+            choices += [self._choice(one, len(choices) + i) for i, one in enumerate(candidates)]
         reply = {**self._envelope, "choices": choices, "usage": self._usage()}
         return reply | ({"timings": timings(self._stats)} if self._stats else {})
 
@@ -141,10 +145,13 @@ class Completions:
         return Prompt(text, list(ids))
 
     def _ids(self, text: str) -> list[int]:
-        engine, suffix = self._model.engine, self._body.suffix
-        if suffix is None:
+        body, engine = self._body, self._model.engine
+        if body.suffix is None:
             return engine.tokenize(text)
-        return fill_in_prompt(engine, text, suffix)
+        ids, stop_ids = fill_in_prompt(engine, text, body.suffix, body.num_ctx, body.max_tokens)
+        if self._params is not None:
+            self._params = dataclasses.replace(self._params, stop_ids=stop_ids)
+        return ids
 
     def _varied(self) -> list[SamplingParams | None]:
         """The parameters of the answers to one prompt, which differ by their seeds."""
@@ -155,13 +162,13 @@ class Completions:
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:
         model, body = self._model, self._body
-        compiler = model.engine.grammar_compiler if self._grammar is not None else None
+        grammar = self._grammar
         return model.engine_thread.submit(
             prompt.ids,
             params,
-            constraint=compiler.constraint(self._grammar) if compiler is not None else None,
+            constraint=None if grammar is None else model.engine.grammar_compiler.constraint(grammar),
             n_ctx=body.num_ctx,
-            client=self._client,
+            client=client_of(self._request),
             priority=body.priority or 0,
         )
 
@@ -172,6 +179,14 @@ class Completions:
             return self._chunk(index, "", None, completion.finish_reason, self._streams[index].stats)
         text, logprobs = completion.show(pieces)
         return self._chunk(index, text, logprobs) if text or logprobs else ""
+
+    def _choice(self, completion: Completion, index: int) -> dict[str, Any]:
+        """Show a whole answer."""
+        return completion.choice(index)
+
+    def _shown(self, text: str) -> str:
+        """Write the text of a chunk's choice, as its member of the JSON object."""
+        return f'"text":{quoted(text)}'
 
     def _chunk(
         self,
@@ -185,12 +200,21 @@ class Completions:
         reason = f'"{finish_reason}"' if finish_reason else "null"
         extra = f',"timings":{compact(timings([stats]))}' if stats is not None else ""
         return (
-            f'{self._head},"choices":[{{"index":{index},"text":{quoted(text)},"logprobs":{written},'
+            f'{self._head},"choices":[{{"index":{index},{self._shown(text)},"logprobs":{written},'
             f'"finish_reason":{reason}}}]{extra}{self._tail}'
         )
 
     def _usage(self) -> dict[str, Any]:
+        """Count the tokens, for the reply and for the log; each prompt once, as its answers share it."""
         per_prompt = self._completions[:: self._body.n_candidates]
         n_cached = sum(one.stream.stats.n_cached for one in per_prompt if one.stream is not None)
         n_generated = sum(one.n_generated for one in self._stats)
-        return usage(self.n_prompt, n_cached, n_generated)
+        n_prompt = sum(len(prompt.ids) for prompt in self._prompts)
+        note(
+            self._request,
+            model=self._model.name,
+            prompt_tokens=n_prompt,
+            cached_tokens=n_cached,
+            generated_tokens=n_generated,
+        )
+        return usage(n_prompt, n_cached, n_generated)

@@ -44,8 +44,8 @@ class EmbeddingRequest(Fields):
         if isinstance(self.input, str):
             return [_ids(self.input, tokenizer)]
         if isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]
-        return [_ids(text, tokenizer) for text in self.input]  # type: ignore[arg-type]
+            return [self.input]
+        return [_ids(text, tokenizer) for text in self.input]
 
 
 @router.post("/embeddings", include_in_schema=False)
@@ -55,7 +55,9 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     async with host_of(request).use(body.model, body.keep_alive) as loaded:
         n_embd = loaded.engine.model.config.n_embd
         if body.dimensions not in (None, n_embd):
-            message = f"dimensions must be {n_embd} for this model, which was not made for shorter vectors; leave it out"
+            message = (
+                f"dimensions must be {n_embd} for this model, which was not made for shorter vectors; leave it out"
+            )
             raise BadRequest(message, "dimensions")
         texts = await asyncio.to_thread(body.texts, loaded.engine.tokenizer)
         n_tokens = sum(map(len, texts))

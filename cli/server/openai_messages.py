@@ -142,9 +142,7 @@ def _call(call: CallMessage, where: str) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError) as error:
-        raise BadRequest(
-            f"{where} is not JSON; send what the model called, or leave the call out", where
-        ) from error
+        raise BadRequest(f"{where} is not JSON; send what the model called, or leave the call out", where) from error
     if not isinstance(arguments, dict):
         raise BadRequest(f"{where} must be a JSON object", where)
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
