@@ -38,7 +38,7 @@ class Load:
     n_chats: int
     n_tokens: int
     long_prompt: int
-    long_stream: int  # tokens of the answers that are running when the long prompt comes
+    long_stream: int  # most tokens of the answers that are running when the long prompt comes
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,12 @@ def long_prompt(address: Address, load: Load, rng: np.random.Generator) -> tuple
     running = [chats.start(chat(question(rng), load.long_stream)) for _ in range(load.n_clients - 1)]
     chats.read_until(lambda: all(len(stream.arrivals) > STEADY for stream in running))
     late = chats.start(chat(long_text(rng, load.long_prompt), LONG_ANSWER))
-    chats.read_all()
+    chats.read_until(lambda: bool(late.arrivals))
     first = late.arrivals[0]
-    if any(stream.arrivals[-1] < first for stream in running):
+    # a few more steps, so that the pause in which the prompt was finished is whole
+    chats.read_until(lambda: all(stream.arrivals[-1] > first or stream.ended_at for stream in running))
+    chats.close()
+    if any(stream.ended_at for stream in running):
         raise SystemExit("streams ended before the long prompt was computed; ask for longer ones: --long-stream")
     usual, longest = [], []
     for stream in running:
@@ -180,8 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens", type=int, metavar="N", default=128, help="of each answer; default: %(default)s")
     add("--ctx", type=int, metavar="N", default=4608, help="tokens of context of each slot; default: %(default)s")
     add("--long-prompt", type=int, metavar="N", default=4000, help="about so many tokens; default: %(default)s")
-    add("--long-stream", type=int, metavar="N", default=450,
-        help="tokens of the answers that it meets; default: %(default)s")  # fmt: skip
+    add("--long-stream", type=int, metavar="N", default=2000,
+        help="tokens of the answers that it meets, at most; default: %(default)s")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="where to write all numbers")
     return parser
 
