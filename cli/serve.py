@@ -197,7 +197,9 @@ def host_options(flags: dict[str, Any], model: str | None) -> "HostOptions":
 
     settings = Settings.load(model)
     names = {"n_ctx": "context", "n_parallel": "parallel", "n_threads": "threads"}
-    values = {name: settings.get(names.get(name, name)) if value is None else value for name, value in flags.items()}
+    values: dict[str, Any] = {
+        name: settings.get(names.get(name, name)) if value is None else value for name, value in flags.items()
+    }
     if values["kv_type"] is not None:
         setting_named("kv_type").check(values["kv_type"])
     keep_alive = values.pop("keep_alive")
