@@ -22,6 +22,7 @@ from llmrun.runner.registry import entries
 MODEL = "smollm2"
 HI = [{"role": "user", "content": "Hi"}]
 SHORT = {"num_predict": 8, "temperature": 0}
+LONGER = {"num_predict": 100, "temperature": 0}
 PERSON: Any = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"enum": [35, 36, 37]}},
