@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+IGNORED = shutil.ignore_patterns("__pycache__")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,8 +22,10 @@ def main() -> int:
     folders = config["tool"]["setuptools"]["package-dir"].values()
     with tempfile.TemporaryDirectory() as name:
         for folder in folders:
+            if "/" in folder:  # lies in another one
+                continue
             # copy2 keeps the times, by which mypy knows what it checked before
-            shutil.copytree(ROOT / folder, Path(name, "llmrun", folder), ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / folder, Path(name, "llmrun", folder), ignore=IGNORED, dirs_exist_ok=True)
         command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
         command += ["--cache-dir", str(ROOT / ".mypy_cache"), "llmrun"]
         done = subprocess.run(command, cwd=name, stdout=subprocess.PIPE, text=True, check=False)

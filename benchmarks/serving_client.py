@@ -111,3 +111,10 @@ class Chats:
         """Read to the end of all, and return them in the order in which they ended."""
         self.read_until(lambda: False)
         return self.ended
+
+    def close(self) -> None:
+        """Leave what has not ended."""
+        for stream in self._when_ended:
+            self._selector.unregister(stream.socket)
+            stream.socket.close()
+        self._when_ended.clear()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-STARTING = 120.0  # seconds; a first start may compile kernels
+STARTING = 600.0  # seconds; a first start compiles kernels
 ENDING = 30.0
 
 

@@ -28,13 +28,15 @@ class Address:
         scheme, separator, rest = bare.rpartition("://")
         try:
             parts = urlsplit(f"//{rest}")
-            host, given = parts.hostname, parts.port
+            host, given, is_bare = parts.hostname, parts.port, parts.path in ("", "/") and not parts.query
         except ValueError:
-            host, given = None, None
-        if not host or (separator and scheme not in ("http", "https")) or parts.path not in ("", "/") or parts.query:
+            host, given, is_bare = None, None, False
+        is_text = bare.isprintable() and " " not in bare
+        if not host or not is_bare or not is_text or (separator and scheme not in ("http", "https")):
             raise UsageError(f"{text[:80]!r} is not an address; write it as HOST, HOST:PORT or http://HOST:PORT")
-        secure = 443 if scheme == "https" else port
-        return cls(host, secure if given is None else given, scheme or "http")
+        if given is None:
+            given = 443 if scheme == "https" else port
+        return cls(host, given, scheme or "http")
 
     @property
     def url(self) -> str:

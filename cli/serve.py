@@ -190,13 +190,18 @@ def _host(named: dict[str, Path], flags: dict[str, Any]) -> "ModelHost":
 
 def host_options(flags: dict[str, Any], model: str | None) -> "HostOptions":
     """How a model is loaded: the flags over what the settings say of it. Raises UsageError."""
+    from llmrun.cli.setting import setting_named
     from llmrun.cli.settings import Settings
     from llmrun.runner.keep_alive import DEFAULT_KEEP_ALIVE, keep_alive_seconds
     from llmrun.runner.model_host import HostOptions
 
     settings = Settings.load(model)
     names = {"n_ctx": "context", "n_parallel": "parallel", "n_threads": "threads"}
-    values = {name: settings.get(names.get(name, name)) if value is None else value for name, value in flags.items()}
+    values: dict[str, Any] = {
+        name: settings.get(names.get(name, name)) if value is None else value for name, value in flags.items()
+    }
+    if values["kv_type"] is not None:
+        setting_named("kv_type").check(values["kv_type"])
     keep_alive = values.pop("keep_alive")
     seconds = DEFAULT_KEEP_ALIVE if keep_alive is None else keep_alive_seconds(keep_alive)
     return HostOptions(**{name: value for name, value in values.items() if value is not None}, keep_alive=seconds)

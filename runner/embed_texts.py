@@ -1,12 +1,19 @@
 """Embeddings from an engine on a thread of its own."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 if TYPE_CHECKING:
     from llmrun.runner.engine_thread import EngineThread
+
+_turns: "WeakKeyDictionary[EngineThread, WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]]" = (
+    WeakKeyDictionary()
+)
+"""One batch is asked for at a time, for all that wait: or many callers would come between two steps of an answer."""
 
 
 async def embed_texts(
@@ -17,10 +24,13 @@ async def embed_texts(
     They are computed in batches between the steps of running answers. Whoever is cancelled while waiting for them has
     the rest given up.
     """
+    turn = _turns.setdefault(thread, WeakKeyDictionary()).setdefault(asyncio.get_running_loop(), asyncio.Lock())
     request = await thread.call(lambda engine: engine.embedder.submit(texts, pooling, normalize))
     try:
         while not request.is_done:
-            await thread.call(lambda engine: engine.embedder.step())
+            async with turn:
+                if not request.is_done:
+                    await thread.call(lambda engine: engine.embedder.step())
         return request.vectors()
     finally:
         request.cancel()

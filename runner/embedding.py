@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmrun.quant_formats.errors import LlmrunError, OutOfMemory, PromptTooLong, UsageError
+from llmrun.quant_formats.errors import OutOfMemory, PromptTooLong, UsageError
 from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
 from llmrun.runner.kv_cache import blocks_for
@@ -35,7 +35,7 @@ class EmbeddingRequest:
         self.is_cancelled = False
         self._vectors = np.zeros((len(texts), n_embd), np.float32)
         self._n_left = len(texts)
-        self._error: LlmrunError | None = None
+        self._error: BaseException | None = None
 
     @property
     def is_done(self) -> bool:
@@ -49,8 +49,8 @@ class EmbeddingRequest:
         assert self._n_left == 0, "still computed, or cancelled"
         return self._vectors
 
-    def cancel(self, error: LlmrunError | None = None) -> None:
-        """Compute no more of it; nothing if it is done."""
+    def cancel(self, error: BaseException | None = None) -> None:
+        """Compute no more of it; nothing if it is done. Whoever asks for the vectors gets the error."""
         if not self.is_done:
             self.is_cancelled, self._error = True, error
 
@@ -122,19 +122,24 @@ class Embedder:
         return request
 
     def step(self) -> None:
-        """Compute a batch of what is queued; nothing if nothing is."""
+        """Compute a batch of what is queued; nothing if nothing is.
+
+        What goes wrong is for those to know whose texts are in the batch; only an interrupt is raised.
+        """
         self._drop_cancelled()
         parts = self._plan()
         if not parts:
             return
         try:
             hidden = self._model.hidden(_batch_of(parts))
-        except BaseException:  # Ctrl-C above all
+        except BaseException as error:  # Ctrl-C too
             for text, _ in parts:
                 self._free += text.blocks
-                text.request.cancel()
-            raise
-        self._take_rows(parts, hidden)
+                text.request.cancel(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._take_rows(parts, hidden)
 
     def _take_rows(self, parts: list[tuple[_Text, int]], hidden: np.ndarray) -> None:
         first = 0

@@ -6,7 +6,7 @@ import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import ref
 
@@ -152,13 +152,9 @@ class EngineThread:
         self.engine.close()
 
     def _do_tasks(self, wait: bool) -> None:
-        """Do what there is to do; with `wait`, until there is something."""
-        try:
-            while True:
-                self._tasks.get(block=wait)()
-                wait = False
-        except Empty:
-            pass
+        """Do what there is to do; with `wait`, when there is something. What comes meanwhile is for after a step."""
+        for _ in range(max(self._tasks.qsize(), int(wait))):
+            self._tasks.get()()
 
     def _step(self) -> None:
         try:

@@ -14,11 +14,13 @@ def translate_pattern(pattern: str, place: str) -> str:
 
     llguidance 1.9 takes `[^"]`, and any set that has all control characters but lacks the quotation mark or the
     backslash, for one that has both when it looks at JSON's escapes. A set without U+0000 is read right.
-    Raises UsageError for a pattern that needs U+0000.
+    Raises UsageError for a pattern that needs U+0000 or ends in the middle of an escape.
     """
     pieces: list[str] = []
     within = negated = False
     atoms = _ATOM.findall(pattern)
+    if atoms[-1:] == ["\\"]:
+        raise UsageError(f"the JSON schema's pattern at {place} ends in the middle of an escape")
     for i, atom in enumerate(atoms):
         begins_range = within and atoms[i + 1 : i + 2] == ["-"]
         if atom in _NUL and not negated and not begins_range:

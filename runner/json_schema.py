@@ -44,10 +44,10 @@ def prepare_schema(schema: object, bounded: bool = False) -> dict[str, Any]:
         schema = {} if schema else {"allOf": [False]}
     if not isinstance(schema, dict):
         raise UsageError(f"a JSON schema is an object, true or false, not {type(schema).__name__}")
-    schema = _copy(schema)
+    prepared: dict[str, Any] = _copy(schema)
     multiples: list[Fraction] = []
     merges = False
-    parts = list(_schemas(schema))
+    parts = list(_schemas(prepared))
     for place, part in parts:
         if part.get("uniqueItems") is False:  # says nothing
             del part["uniqueItems"]
@@ -60,7 +60,7 @@ def prepare_schema(schema: object, bounded: bool = False) -> dict[str, Any]:
         _translate_patterns(part, place)
         if bounded and not (merges and multiples):  # whose least common multiple may be too much
             _bound_numbers(part)
-    return schema | {"x-guidance": _OPTIONS}
+    return prepared | {"x-guidance": _OPTIONS}
 
 
 def _schemas(root: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -106,11 +106,11 @@ def _check(place: str, part: Mapping[str, Any]) -> None:
             raise UsageError(f"the JSON schema's {name} at {place} is not supported; leave it out")
     if place != "#" and isinstance(part.get("$id"), str):
         raise UsageError(f"the JSON schema's $id at {place} is not supported below the top; leave it out")
-    if (name := part.get("format")) is not None and name not in _FORMATS:
+    if (kind := part.get("format")) is not None and str(kind) not in _FORMATS:
         known = ", ".join(sorted(_FORMATS))
-        raise UsageError(f"the JSON schema's format {name!r:.40} at {place} is not supported; known ones: {known}")
+        raise UsageError(f"the JSON schema's format {kind!r:.40} at {place} is not supported; known ones: {known}")
     least, required = part.get("minProperties"), part.get("required")
-    if isinstance(least, int) and least > 1 + (len(set(required)) if isinstance(required, list) else 0):
+    if isinstance(least, int) and least > 1 + (len(set(map(str, required))) if isinstance(required, list) else 0):
         # nothing keeps a model from writing a name twice, which a reader counts once
         raise UsageError(f"the JSON schema's minProperties at {place} can be at most one more than what is required")
     for name in (*_LIMITS, "multipleOf"):
@@ -123,7 +123,7 @@ def _check(place: str, part: Mapping[str, Any]) -> None:
 def _bound_numbers(part: dict[str, Any]) -> None:
     kinds = part.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    if not {"integer", "number"}.intersection(kinds) or not {"const", "enum"}.isdisjoint(part):
+    if ("integer" not in kinds and "number" not in kinds) or not {"const", "enum"}.isdisjoint(part):
         return
     limits = [part[name] for name in _LIMITS if name in part]
     if not all(_is_number(limit) and abs(limit) < _LARGEST_EXACT and limit == round(limit, 6) for limit in limits):

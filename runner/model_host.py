@@ -259,7 +259,8 @@ class ModelHost:
                 await asyncio.shield(slot.closing)
                 continue
             model = slot.model or await self._wait_for(slot)
-            if slot.model is model and slot.closing is None and not self._is_closed:  # as nobody used it, it may be gone again by now
+            # as nobody used it, it may be gone again by now
+            if slot.model is model and slot.closing is None and not self._is_closed:
                 self._acquire(slot, model)
                 return Lease(model, functools.partial(self._release, slot, model, seconds))
 

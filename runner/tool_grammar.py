@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from llmrun.runner.json_schema import prepare_schema
 from llmrun.runner.reasoning import TAGS, end_of_thoughts
 from llmrun.runner.tokenizer import Tokenizer
 from llmrun.runner.tool import Tool
@@ -35,7 +36,8 @@ def marker_of(tokenizer: Tokenizer) -> Marker:
 
 def json_rule(name: str, schema: Any) -> str:
     """The rule for JSON of a schema."""
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _LAYOUT}, ensure_ascii=False)}"
+    prepared = {**prepare_schema(schema, bounded=True), "x-guidance": _LAYOUT}
+    return f"{name}: %json {json.dumps(prepared, ensure_ascii=False)}"
 
 
 def arguments_rule(name: str, tool: Tool) -> str:

@@ -24,6 +24,7 @@ from llmrun.cli.server.context import note
 from llmrun.cli.server.errors import ApiRouter, BadRequest, Family
 from llmrun.cli.server.http_server import HttpServer, listen, run_server
 from llmrun.cli.server.serve_options import ServeOptions
+from llmrun.cli.server.sse import ndjson, sse
 from llmrun.quant_formats.errors import CorruptFile, OutOfMemory, PromptTooLong, QueueFull, TemplateError, UsageError
 from llmrun.runner.model_host import ModelHost
 
@@ -39,7 +40,6 @@ RAISED: dict[str, Exception] = {
     "bug": ZeroDivisionError(SECRET),
 }
 FAMILIES: dict[str, Family] = {"/v1": "openai", "/api": "ollama", "/v1/messages": "anthropic", "/llama": "llama"}
-MEDIA = {"ollama": "application/x-ndjson"}
 
 ended: list[str] = []
 """How each stream ended: "whole" or "cut"."""
@@ -72,7 +72,7 @@ def _router(prefix: str, family: Family) -> Any:
     @router.get("/t-stream")
     async def stream(n: int = 3, wait: float = 0.0, size: int = 1, first: float = 0.0) -> StreamingResponse:
         await asyncio.sleep(first)
-        return StreamingResponse(_events(n, wait, size), media_type=MEDIA.get(family, "text/event-stream"))
+        return (ndjson if family == "ollama" else sse)(_events(n, wait, size))
 
     return router
 

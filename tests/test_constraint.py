@@ -195,6 +195,21 @@ def test_what_is_no_grammar_is_said_in_one_line() -> None:
             Grammar.json_schema_text(text)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"format": ["a"]}, {"required": [1, [2]], "minProperties": 2}, {"$ref": 5}, {"items": [1, 2]},
+        {"properties": {"a": 5}}, {"multipleOf": 1e308}, {"type": {"a": 1}}, {"type": ["integer", ["x"]]}, {"enum": 5},
+        {"pattern": "["}, {"pattern": "\\"}, {"patternProperties": {"(": True}}, {"$defs": 5, "$ref": "#/$defs/a"},
+        {"allOf": {}}, {"type": "integer", "minimum": "x"}, {"type": "string", "maxLength": -1}, {"type": []},
+        {"additionalProperties": 5}, {"required": True}, {"multipleOf": 0}, {"type": "number", "multipleOf": "1"},
+    ],
+)  # fmt: skip
+def test_a_malformed_schema_is_the_users_error(schema: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        compiler().constraint(Grammar.json_schema(schema))
+
+
 def test_equal_grammars_are_equal() -> None:
     assert Grammar.json_schema(PERSON) == Grammar.json_schema_text(json.dumps(PERSON, indent=2))
     assert hash(Grammar.json_schema(PERSON)) == hash(Grammar.json_schema(dict(PERSON)))
@@ -270,8 +285,9 @@ def test_gbnf(text: str, good: list[str], bad: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", 'a ::= "b"', "root ::= other", 'root ::= "a', 'root ::= ("a"', 'root ::= "\\q"', "root ::= []", "root ::= * a",
-        'root ::= "a"\nroot ::= "b"', 'root = "a"', "root ::= " + "(" * 300 + ")" * 300, 'root ::= "\\uD800"', "root ::= )",
+        "", 'a ::= "b"', "root ::= other", 'root ::= "a', 'root ::= ("a"', 'root ::= "\\q"', "root ::= []",
+        "root ::= * a", 'root ::= "a"\nroot ::= "b"', 'root = "a"', "root ::= " + "(" * 300 + ")" * 300,
+        'root ::= "\\uD800"', "root ::= )",
     ],
 )  # fmt: skip
 def test_gbnf_that_is_malformed(text: str) -> None:

@@ -1,5 +1,6 @@
 """Embeddings: what becomes of a text does not depend on what else is computed, and nothing else on it."""
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from random_models import N_VOCAB as RANDOM_VOCAB
 from llmrun.quant_formats.errors import CorruptFile, OutOfMemory, PromptTooLong, UsageError
 from llmrun.quant_formats.gguf_file import GGUFFile
 from llmrun.runner import Engine, SamplingParams, embedding
+from llmrun.runner.batch import Batch
 from llmrun.runner.config import ModelConfig
 from llmrun.runner.cpu_model import CPUModel
+from llmrun.runner.embed_texts import embed_texts
 from llmrun.runner.embedding import EmbeddingRequest
+from llmrun.runner.engine_thread import EngineThread
 
 POOLINGS = ("mean", "cls", "last")
 
@@ -114,6 +118,48 @@ def test_out_of_memory_is_the_request_s_own_error(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OutOfMemory, match="embedding takes"):
         long.vectors()
     assert engine.embed([[3]]).shape == (1, 8)
+
+
+def test_a_step_that_fails_ends_the_requests_in_it() -> None:
+    model = MockModel()
+    engine = mock_engine(model, n_ctx=1024)
+    engine.embedder.step()
+    first, second = engine.embedder.submit([[1] * 128]), engine.embedder.submit([[2]])
+    hidden, calls = model.hidden, []
+
+    def failing(batch: Batch) -> np.ndarray:
+        calls.append(batch)
+        if len(calls) == 1:
+            raise RuntimeError("broken")
+        return hidden(batch)
+
+    model.hidden = failing  # type: ignore[method-assign]
+    while not (first.is_done and second.is_done):
+        engine.embedder.step()
+    with pytest.raises(RuntimeError, match="broken"):
+        first.vectors()
+    assert second.vectors().shape == (1, 8)
+
+
+def test_answers_and_many_callers_take_turns() -> None:
+    """Between two steps of an answer comes at most one batch, however many ask."""
+    model = MockModel()
+    engine = mock_engine(model, n_ctx=1024, n_parallel=2)
+
+    async def run() -> None:
+        thread = EngineThread(engine)
+        stream = thread.submit([1, 2, 3], SamplingParams(temperature=0, max_tokens=300))
+        texts = [[[i] * 100] * 5 for i in range(6)]
+        vectors = await asyncio.gather(*(embed_texts(thread, text) for text in texts))
+        stream.cancel()
+        for i, rows in enumerate(vectors):
+            np.testing.assert_allclose(rows[0], expected([i] * 100, "mean", normalize=True), rtol=1e-6)
+        await thread.close()
+
+    asyncio.run(run())
+    kinds = "".join("e" if batch.n_tokens > 50 else "a" for batch in model.batches)
+    assert kinds.count("e") >= 24
+    assert "ee" not in kinds.strip("e"), kinds
 
 
 def test_an_interrupt_leaves_the_embedder_usable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from server import serving
 
 from llmrun.runner import fill_in
+from llmrun.runner.model_host import HostOptions
 
 MODEL = "smollm2"
 N_CTX = 512
@@ -87,13 +88,13 @@ def test_ends_and_says_how(http: httpx.Client) -> None:
     stopped = complete(http, n_predict=20, stop=[word])
     assert (stopped["stop_type"], stopped["stopping_word"]) == ("word", word)
     assert stopped["content"] == said[: said.index(word)]
-    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    prompt = post(http, "/apply-template", messages=[{"role": "user", "content": "Hi"}])["prompt"]
     assert complete(http, prompt, n_predict=-1)["stop_type"] == "eos"
-    assert complete(http, prompt, n_predict=40, ignore_eos=True)["tokens_predicted"] == 40
+    assert complete(http, prompt, n_predict=14, ignore_eos=True)["tokens_predicted"] == 14
     lines = "def f(x):\n    y = x\n    z = y\n    return"
-    indented = complete(http, lines, n_predict=60, n_indent=4)
+    indented = complete(http, lines, n_predict=24, n_indent=4)
     assert all(line.startswith("    ") or not line.strip() for line in indented["content"].split("\n")[1:])
-    assert complete(http, lines, n_predict=400, ignore_eos=True, t_max_predict_ms=1)["tokens_predicted"] < 400
+    assert complete(http, lines, n_predict=100, ignore_eos=True, t_max_predict_ms=1)["tokens_predicted"] < 100
 
 
 def test_probabilities_and_biases(http: httpx.Client) -> None:
@@ -109,7 +110,12 @@ def test_probabilities_and_biases(http: httpx.Client) -> None:
 
 
 def test_forms(http: httpx.Client) -> None:
-    schema: Any = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}
+    schema: Any = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "additionalProperties": False,
+        "required": ["a"],
+    }
     jsonschema.validate(json.loads(complete(http, json_schema=schema, n_predict=50)["content"]), schema)
     assert complete(http, grammar='root ::= " blue" | " red"')["content"] in (" blue", " red")
 
@@ -176,7 +182,7 @@ def test_too_long_prompts_are_refused_in_numbers(http: httpx.Client) -> None:
         ("/completion", {"prompt": "x", "mirostat": 2}, 400, "mirostat"),
         ("/completion", {"prompt": [10**9]}, 400, "vocabulary"),
         ("/completion", {"prompt": "x", "model": "../x"}, 404, "not here"),
-        ("/completion", {"prompt": "x", "grammar": "root ::="}, 400, "gbnf"),
+        ("/completion", {"prompt": "x", "grammar": "root ::= ("}, 400, "grammar"),
         ("/infill", {"input_prefix": "x", "prompt": [1]}, 400, "prompt"),
         ("/infill", {"input_extra": [{"filename": "x"}]}, 400, "text"),
         ("/detokenize", {"tokens": [-1]}, 400, "vocabulary"),

@@ -40,8 +40,18 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "overflow": st.sampled_from(["error", "shift", "window"]),
     "theme": st.sampled_from(["dark", "light", "none"]),
     "stats": st.booleans(),
+    "host": TEXT,
+    "port": st.integers(0, 65535),
+    "parallel": st.integers(1, 1024),
+    "keep_alive": TEXT,
+    "max_queue": st.integers(1, 9999),
+    "api_key_file": TEXT,
+    "allow_origin": st.lists(TEXT, min_size=1, max_size=3),
+    "allow_host": st.lists(TEXT, min_size=1, max_size=3),
+    "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
 PER_MODEL = [name for name, setting in SETTINGS.items() if setting.per_model]
+OF_SERVERS = VALUES.keys() - ["model", "theme", *PER_MODEL]
 FLAGS = [field for field in PER_MODEL if field != "penalty_last_n"]
 
 
@@ -100,7 +110,7 @@ def test_each_wins_over_the_one_before(
         else:
             assert origin == "default"
     for name, value in (expected | flags).items():
-        if name not in ("model", "theme"):
+        if name not in ("model", "theme", *OF_SERVERS):
             assert getattr(options, name) == value
     assert options.given == flags.keys()
     params = options.sampling_params()

@@ -9,7 +9,9 @@ router = ApiRouter("llama")
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)
 @router.get("/v1/health", include_in_schema=False)
+@router.head("/v1/health", include_in_schema=False)
 async def health(request: Request) -> JSONResponse:
     """Whether requests would be answered now: 200 with ok, or 503 while the first models load or the server stops."""
     state = request.app.state.lifecycle.state

@@ -32,9 +32,10 @@ def listen(address: Address) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            # on Windows, SO_REUSEADDR would let two programs have one port
-            reuse = socket.SO_EXCLUSIVEADDRUSE if sys.platform == "win32" else socket.SO_REUSEADDR
-            listener.setsockopt(socket.SOL_SOCKET, reuse, 1)
+            if sys.platform == "win32":  # where SO_REUSEADDR would let two programs have one port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(place)
             listener.listen(BACKLOG)
         except BaseException:

@@ -37,7 +37,7 @@ def start_logging(level: str) -> None:
         logging.getLogger("uvicorn").setLevel("WARNING")  # what it says of its own start is said by us
 
 
-def event(name: str, level: int = logging.INFO, **facts: Any) -> None:
+def event(name: str, level: int = logging.INFO, /, **facts: Any) -> None:
     """Log something that happened."""
     if log.isEnabledFor(level):
         log.log(level, name, extra={"facts": facts})
@@ -105,7 +105,7 @@ class RequestLog:
             seconds = time.perf_counter() - started
             status = answer.status or CLIENT_LEFT
             self.metrics.count_request(scope, status, seconds)
-            event("request", **_facts(scope, status, seconds), **answer.texts())
+            event("request", logging.INFO, **_facts(scope, status, seconds) | answer.texts())
 
 
 def _facts(scope: Scope, status: int, seconds: float) -> dict[str, Any]:

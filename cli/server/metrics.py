@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from llmrun.runner.kv_cache import KVCache
 from llmrun.runner.model_host import ModelHost
 from llmrun.runner.sequence import FinishReason
 from llmrun.runner.stats import Stats
@@ -105,5 +106,5 @@ class _Models(Collector):
             yield family
 
 
-def _used(cache) -> int:  # type: ignore[no-untyped-def]
+def _used(cache: KVCache) -> int:
     return cache.n_blocks - cache.n_available

@@ -49,7 +49,9 @@ async def generate(body: GenerateBody, request: Request) -> Response:
         stream: Stream | ChatStream
         if ids is not None:
             grammar = body.grammar
-            constraint = grammar and await asyncio.to_thread(engine.grammar_compiler.constraint, grammar)
+            constraint = None
+            if grammar is not None:
+                constraint = await asyncio.to_thread(engine.grammar_compiler.constraint, grammar)
             stream = thread.submit(ids, params, constraint=constraint, n_ctx=n_ctx_of(body), client=client_of(request))
         else:
             think, variables = thinking(body, engine)

@@ -162,11 +162,11 @@ class Completions:
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:
         model, body = self._model, self._body
-        compiler = model.engine.grammar_compiler if self._grammar is not None else None
+        grammar = self._grammar
         return model.engine_thread.submit(
             prompt.ids,
             params,
-            constraint=compiler.constraint(self._grammar) if compiler is not None else None,
+            constraint=None if grammar is None else model.engine.grammar_compiler.constraint(grammar),
             n_ctx=body.num_ctx,
             client=client_of(self._request),
             priority=body.priority or 0,

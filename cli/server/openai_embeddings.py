@@ -44,8 +44,8 @@ class EmbeddingRequest(Fields):
         if isinstance(self.input, str):
             return [_ids(self.input, tokenizer)]
         if isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]
-        return [_ids(text, tokenizer) for text in self.input]  # type: ignore[arg-type]
+            return [self.input]
+        return [_ids(text, tokenizer) for text in self.input]
 
 
 @router.post("/embeddings", include_in_schema=False)

@@ -1,10 +1,11 @@
 """What the requests of the OpenAI API have in common: strict types, sampling, output formats, and extensions."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
 
 from llmrun.cli.server.errors import BadRequest
 from llmrun.quant_formats.errors import UsageError
@@ -15,16 +16,32 @@ MAX_TOP_LOGPROBS = 20
 SEEDS = 1 << 64
 
 
-def only(*accepted: Any) -> AfterValidator:
-    """Make the validator of a parameter that has no effect here: its neutral values pass, all others are refused."""
+@dataclass(frozen=True)
+class Only:
+    """The validator of a parameter that has no effect here: its neutral values pass, all others are refused."""
 
-    def check(value: Any) -> Any:
-        if value is None or any(value == neutral and type(value) is type(neutral) for neutral in accepted):
+    accepted: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check what the type lets pass."""
+        return core_schema.no_info_after_validator_function(self._check, handler(kind))
+
+    def __get_pydantic_json_schema__(
+        self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """What may be sent, for the page that describes the routes."""
+        return {"enum": [*self.accepted, None]}
+
+    def _check(self, value: Any) -> Any:
+        if value is None or any(value == neutral and type(value) is type(neutral) for neutral in self.accepted):
             return value
-        choices = "".join(f" or {json.dumps(neutral)}" for neutral in accepted)
+        choices = "".join(f" or {json.dumps(neutral)}" for neutral in self.accepted)
         raise PydanticCustomError("not_supported", f"llmrun does not support this value; leave it out{choices}")
 
-    return AfterValidator(check)
+
+def only(*accepted: Any) -> Only:
+    """Mark a parameter that may be left out, null, or one of these."""
+    return Only(accepted)
 
 
 JsonObject = dict[str, Any]
