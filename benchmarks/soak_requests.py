@@ -104,7 +104,11 @@ def _completions(model: str) -> Made:
     sampled = {**base, "temperature": 0.8, "seed": 3, "max_tokens": 10}
     yield path, "best of three", {**sampled, "prompt": "I like", "best_of": 3, "n": 2}
     yield path, "echo", {**sampled, "prompt": "I like", "echo": True, "logprobs": 1}
-    yield path, "regex", {**base, "prompt": "My phone number is ", "guided_regex": "[0-9]{3}-[0-9]{4}", "max_tokens": 20}
+    yield (
+        path,
+        "regex",
+        {**base, "prompt": "My phone number is ", "guided_regex": "[0-9]{3}-[0-9]{4}", "max_tokens": 20},
+    )
     yield path, "grammar", {**base, "prompt": "Fruit:\n", "grammar": SHORT_LIST, "max_tokens": 40, "stream": True}
 
 

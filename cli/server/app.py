@@ -33,7 +33,6 @@ from llmrun.cli.server.limits import Limits
 from llmrun.cli.server.logs import RequestLog
 from llmrun.cli.server.metrics import Metrics
 from llmrun.cli.server.page import router as page_router
-from llmrun.cli.server.page import router as page_router
 from llmrun.cli.server.security import Guard
 from llmrun.cli.server.serve_options import ServeOptions
 from llmrun.runner.model_host import ModelHost
@@ -90,7 +89,6 @@ def make_app(host: ModelHost, options: ServeOptions | None = None) -> FastAPI:
     for kind in HANDLED:
         app.add_exception_handler(kind, answer_error)
     app.include_router(health_router)
-    app.include_router(page_router)
     app.include_router(page_router)
     if options.metrics:
         app.include_router(metrics_router)
