@@ -4,9 +4,10 @@ Each server has the machine for itself, for one round of everything, then the ne
 round to round. The same client reads all of them, on one thread of this process. The medians of the rounds count.
 
 "together" is all clients at once, each with several chats one after the other: tokens a second of all, seconds to the
-first token of each chat, and seconds from one arrival of text to the next. "long prompt" is one client less, each in
-the middle of an answer when a long prompt arrives: the longest pause of each of these streams until that prompt is
-answered, as a multiple of the usual (the median) pause of the same stream before. No prompt comes twice.
+first token of each chat, and seconds from one arrival of text to the next. "beside a long prompt" is one client less,
+each in the middle of an answer when a long prompt arrives: the pauses of these streams until that prompt is answered,
+as multiples of the usual one. Usual is the median of the pauses at the same place of other answers, which nothing comes
+between; how far these themselves stray from it is what the machine alone does. No prompt comes twice.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 from machine import describe
-from serving_client import Address, Chats
+from serving_client import Address, Chats, ChatStream
 from serving_process import ServerProcess, llama_server_command, llmrun_command
 
 from llmrun.runner.registry import resolve
 
+NEAR = 20  # arrivals before and after the place of a pause, that say what is usual there
 STEADY = 24  # arrivals of each stream before the long prompt comes
 LONG_ANSWER = 8  # tokens of the answer to it
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
@@ -49,13 +51,8 @@ class Round:
     first_token: list[float]  # of every chat
     gaps: list[float]  # between arrivals
     long_first_token: float
-    usual: list[float]  # pause of every running stream before the long prompt
-    longest: list[float]  # and while it was computed
-
-    @property
-    def ratios(self) -> list[float]:
-        """How many usual pauses the longest of each running stream was."""
-        return [longest / usual for longest, usual in zip(self.longest, self.usual, strict=True)]
+    pauses: list[float]  # of the running streams while it was computed, in usual ones
+    alone: list[float]  # the same without it
 
 
 def chat(text: str, n_tokens: int) -> dict[str, Any]:
@@ -85,11 +82,11 @@ def together(address: Address, load: Load, rng: np.random.Generator) -> tuple[fl
     return speed, [stream.time_to_first_token for stream in streams], [gap for one in streams for gap in one.gaps]
 
 
-def long_prompt(address: Address, load: Load, rng: np.random.Generator) -> tuple[float, list[float], list[float]]:
-    """Time to the first token of a long prompt; the usual and the longest pause of the streams it met."""
-    chats = Chats(address)
-    running = [chats.start(chat(question(rng), load.long_stream)) for _ in range(load.n_clients - 1)]
-    chats.read_until(lambda: all(len(stream.arrivals) > STEADY for stream in running))
+def beside_long_prompt(
+    address: Address, load: Load, rng: np.random.Generator
+) -> tuple[float, list[float], list[float]]:
+    """Seconds to the first token of a long prompt; pauses of the streams that it met, and pauses without it."""
+    chats, running = _running(address, load, rng)
     late = chats.start(chat(long_text(rng, load.long_prompt), LONG_ANSWER))
     chats.read_until(lambda: bool(late.arrivals))
     first = late.arrivals[0]
@@ -98,12 +95,34 @@ def long_prompt(address: Address, load: Load, rng: np.random.Generator) -> tuple
     chats.close()
     if any(stream.ended_at for stream in running):
         raise SystemExit("streams ended before the long prompt was computed; ask for longer ones: --long-stream")
-    usual, longest = [], []
-    for stream in running:
-        gaps = list(zip(stream.arrivals, stream.gaps, strict=False))  # when each began, and how long it was
-        usual.append(median(gap for begin, gap in gaps[1:] if begin + gap < late.sent_at))
-        longest.append(max(gap for begin, gap in gaps if begin + gap > late.sent_at and begin < first))
-    return late.time_to_first_token, usual, longest
+    met = [
+        (i, gap)
+        for stream in running
+        for i, (begin, gap) in enumerate(zip(stream.arrivals, stream.gaps, strict=False))
+        if begin + gap > late.sent_at and begin < first
+    ]
+    n_arrivals = max(len(stream.arrivals) for stream in running)
+    chats, others = _running(address, load, rng)
+    chats.read_until(lambda: all(len(stream.arrivals) > n_arrivals for stream in others))
+    chats.close()
+    usual = _usual([stream.gaps for stream in others], n_arrivals)
+    alone = [gap / usual[i] for stream in others for i, gap in enumerate(stream.gaps[:n_arrivals]) if i >= STEADY]
+    return late.time_to_first_token, [gap / usual[i] for i, gap in met], alone
+
+
+def _running(address: Address, load: Load, rng: np.random.Generator) -> tuple[Chats, list[ChatStream]]:
+    """Streams of all clients but one, each in the middle of its answer."""
+    chats = Chats(address)
+    running = [chats.start(chat(question(rng), load.long_stream)) for _ in range(load.n_clients - 1)]
+    chats.read_until(lambda: all(len(stream.arrivals) > STEADY for stream in running))
+    return chats, running
+
+
+def _usual(gaps: list[list[float]], n_arrivals: int) -> list[float]:
+    """The median pause after each arrival, of all streams and the arrivals near it."""
+    return [
+        median([gap for stream in gaps for gap in stream[max(0, i - NEAR) : i + NEAR]]) for i in range(n_arrivals + 1)
+    ]
 
 
 def measure(command: list[str], load: Load, seed: int) -> Round:
@@ -115,8 +134,8 @@ def measure(command: list[str], load: Load, seed: int) -> Round:
             warm_up.start(chat(question(rng), 4))
         warm_up.read_all()
         speed, first_token, gaps = together(server.address, load, rng)
-        late, usual, longest = long_prompt(server.address, load, rng)
-    return Round(speed, first_token, gaps, late, usual, longest)
+        late, pauses, alone = beside_long_prompt(server.address, load, rng)
+    return Round(speed, first_token, gaps, late, pauses, alone)
 
 
 def rows(rounds: dict[str, list[Round]]) -> Iterable[list[str]]:
@@ -126,8 +145,13 @@ def rows(rounds: dict[str, list[Round]]) -> Iterable[list[str]]:
     for percent in (50, 95):
         yield [f"token to token p{percent}", *_cells(rounds, lambda one, p=percent: np.percentile(one.gaps, p))]
     yield ["first token of the long prompt", *_cells(rounds, lambda one: one.long_first_token)]
-    yield ["usual pause of the others", *_cells(rounds, lambda one: median(one.usual))]
-    yield ["longest pause of the others", *_cells(rounds, lambda one: max(one.longest))]
+    for name, pauses in (("beside it", lambda one: one.pauses), ("without it", lambda one: one.alone)):
+        for percent in (50, 95, 99, 100):
+            values = [
+                median(float(np.percentile(pauses(one), percent)) for one in several) for several in rounds.values()
+            ]
+            which = "longest pause" if percent == 100 else f"pause p{percent}"
+            yield [f"{which} of a stream {name}, in usual ones", *(f"{value:.2f}" for value in values)]
 
 
 def _cells(rounds: dict[str, list[Round]], number: Any) -> list[str]:
@@ -137,9 +161,7 @@ def _cells(rounds: dict[str, list[Round]], number: Any) -> list[str]:
 def table(rounds: dict[str, list[Round]]) -> str:
     """All of it, in Markdown."""
     speeds = [f"{median(one.tokens_per_second for one in several):,.0f}" for several in rounds.values()]
-    worst = [f"{median(max(one.ratios) for one in several):.2f}" for several in rounds.values()]
     lines = [["", *rounds], ["---"] * (len(rounds) + 1), ["tokens a second", *speeds], *rows(rounds)]
-    lines.append(["longest pause, in usual ones of its stream", *worst])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -166,7 +188,7 @@ def main() -> None:
         )
         print(f"\ntokens a second: {median(ratios):.2f} times, {ratios[0]:.2f} to {ratios[-1]:.2f}")
     if options.json:
-        found = {name: [asdict(one) | {"ratios": one.ratios} for one in several] for name, several in rounds.items()}
+        found = {name: [asdict(one) for one in several] for name, several in rounds.items()}
         everything = {"machine": describe(), "about": about, "load": asdict(load), "rounds": found}
         options.json.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
 

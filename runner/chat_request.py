@@ -135,11 +135,15 @@ def _tools_of(request: ChatRequest) -> tuple[Tool, ...]:
 
 
 def _grammar_of(engine: "Engine", request: ChatRequest, prompt: str) -> "Grammar | None":
+    from llmrun.runner.reasoning import end_of_thoughts
     from llmrun.runner.tool_dialect import dialect_of
 
     if request.tool_choice in ("auto", "none"):
         if request.grammar is not None and _tools_of(request):
             raise UsageError("an answer of a given form cannot call tools; set tool_choice to none or required")
+        thoughts = end_of_thoughts(prompt)
+        if request.grammar is not None and thoughts:  # the prompt begins them; the form is that of what follows
+            return replace(request.grammar, after=thoughts)
         return request.grammar
     return dialect_of(engine.chat_template).grammar(
         request.tools, request.tool_choice, request.parallel_tool_calls, engine.tokenizer, prompt

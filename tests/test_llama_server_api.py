@@ -110,7 +110,12 @@ def test_probabilities_and_biases(http: httpx.Client) -> None:
 
 
 def test_forms(http: httpx.Client) -> None:
-    schema: Any = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}
+    schema: Any = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "additionalProperties": False,
+        "required": ["a"],
+    }
     jsonschema.validate(json.loads(complete(http, json_schema=schema, n_predict=50)["content"]), schema)
     assert complete(http, grammar='root ::= " blue" | " red"')["content"] in (" blue", " red")
 
@@ -177,7 +182,7 @@ def test_too_long_prompts_are_refused_in_numbers(http: httpx.Client) -> None:
         ("/completion", {"prompt": "x", "mirostat": 2}, 400, "mirostat"),
         ("/completion", {"prompt": [10**9]}, 400, "vocabulary"),
         ("/completion", {"prompt": "x", "model": "../x"}, 404, "not here"),
-        ("/completion", {"prompt": "x", "grammar": "root ::="}, 400, "grammar"),
+        ("/completion", {"prompt": "x", "grammar": "root ::= ("}, 400, "grammar"),
         ("/infill", {"input_prefix": "x", "prompt": [1]}, 400, "prompt"),
         ("/infill", {"input_extra": [{"filename": "x"}]}, 400, "text"),
         ("/detokenize", {"tokens": [-1]}, 400, "vocabulary"),

@@ -22,13 +22,12 @@ from llmrun.runner.registry import entries
 MODEL = "smollm2"
 HI = [{"role": "user", "content": "Hi"}]
 SHORT = {"num_predict": 8, "temperature": 0}
+LONGER = {"num_predict": 100, "temperature": 0}
 PERSON: Any = {
     "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 20},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-    },
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"enum": [35, 36, 37]}},
     "required": ["name", "age"],
+    "additionalProperties": False,
 }
 
 
@@ -160,11 +159,13 @@ def test_stops_and_repeats_by_seed(client: ollama.Client) -> None:
 
 def test_formats(client: ollama.Client) -> None:
     ask = [{"role": "user", "content": "Ada is 36 years old. Answer in JSON."}]
-    reply = client.chat(MODEL, ask, format=PERSON, options={"num_predict": 200})
+    reply = client.chat(MODEL, ask, format=PERSON, options={"num_predict": 100, "temperature": 0})
     jsonschema.validate(_json(reply.message.content), PERSON)
-    generated = client.generate(MODEL, "Ada is 36 years old.", format=PERSON, raw=True, options={"num_predict": 200})
+    generated = client.generate(
+        MODEL, "Ada is 36 years old.", format=PERSON, raw=True, options={"num_predict": 100, "temperature": 0}
+    )
     jsonschema.validate(_json(generated.response), PERSON)
-    free = client.chat(MODEL, ask, format="json", options={"num_predict": 300, "temperature": 0})
+    free = client.chat(MODEL, ask, format="json", options={"num_predict": 60, "temperature": 0})
     assert free.done_reason == "length" or isinstance(_json(free.message.content), dict)
 
 

@@ -11,7 +11,7 @@ CLIENT_LEFT = 499  # what logs of servers call it; nobody receives it
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work gives; cancel it, and raise HTTPException(CLIENT_LEFT, "the client has left"), when the client goes away first."""
+    """Return what the work gives; cancel it, and raise HTTPException 499, when the client goes away first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:

@@ -71,4 +71,5 @@ def _shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
     if dimensions is None:
         return vectors
     short: np.ndarray = vectors[:, :dimensions]
-    return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
+    shortened: np.ndarray = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
+    return shortened

@@ -36,13 +36,13 @@ class OllamaOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    num_ctx: Whole | None = Field(None, ge=1, description="most tokens of prompt and answer of this request")
-    num_predict: Whole | None = Field(None, description="most tokens of the answer; -1 or -2: as many as fit")
+    num_ctx: Whole | None = Field(default=None, ge=1, description="most tokens of prompt and answer of this request")
+    num_predict: Whole | None = Field(default=None, description="most tokens of the answer; -1 or -2: as many as fit")
     temperature: float | None = None
     top_k: Whole | None = None
     top_p: float | None = None
     min_p: float | None = None
-    seed: Whole | None = Field(None, description="-1: draw one")
+    seed: Whole | None = Field(default=None, description="-1: draw one")
     stop: str | list[str] | None = None
     repeat_penalty: float | None = None
     repeat_last_n: Whole | None = None

@@ -25,7 +25,7 @@ from llmrun.runner.tool import Tool
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # what a template is given by others, and must not be given twice
-_TAKEN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "documents"}
+_TAKEN_VARIABLES = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "documents"}
 
 
 class PromptCacheOptions(Fields):

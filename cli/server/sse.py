@@ -1,7 +1,6 @@
 """Answers that come piece by piece: server-sent events, and JSON lines."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -29,10 +28,14 @@ class _EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self.media_type is not None
-        events = _until_error(self.body_iterator, self.media_type.encode(), scope)
-        self.body_iterator = events
-        async with aclosing(events):
+        source: Any = self.body_iterator
+        events = self.body_iterator = _until_error(source, self.media_type.encode(), scope)
+        try:
             await super().__call__(scope, receive, send)
+        finally:  # the source by itself, too: who left before the first event never started ours
+            await events.aclose()
+            if hasattr(source, "aclose"):
+                await source.aclose()
 
 
 async def _until_error(events: Any, kind: bytes, scope: Scope) -> AsyncGenerator[bytes, None]:
@@ -44,6 +47,3 @@ async def _until_error(events: Any, kind: bytes, scope: Scope) -> AsyncGenerator
         last = error_event(kind, error, scope)
         assert last is not None, "both kinds are streams"
         yield last
-    finally:
-        if hasattr(events, "aclose"):
-            await events.aclose()
