@@ -1,5 +1,6 @@
 """A server under test: a process that listens on a free port until it is told to end."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -16,28 +17,33 @@ ENDING = 30.0
 
 
 class ServerProcess:
-    """`with ServerProcess(command) as server:`; {port} in the command stands for the port."""
+    """`with ServerProcess(command) as server:`; {port} in the command stands for the port.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    log: the file for what the server says, if anybody wants to know.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path | None = None) -> None:
         self._command = command
+        self._log = log
 
     def __enter__(self) -> Self:
         self.address = ("127.0.0.1", _free_port())
         command = [part.replace("{port}", str(self.address[1])) for part in self._command]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Path(os.devnull if self._log is None else self._log).open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
             self._wait()
         except BaseException:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
             raise
         return self
 
     def _wait(self) -> None:
         end = time.monotonic() + STARTING
         while time.monotonic() < end:
-            if self._process.poll() is not None:
-                raise RuntimeError(f"{self._command[0]} ended with status {self._process.returncode}")
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self._command[0]} ended with status {self.process.returncode}")
             try:
                 with urllib.request.urlopen(f"http://{self.address[0]}:{self.address[1]}/health") as answer:
                     if answer.status == 200:
@@ -49,12 +55,12 @@ class ServerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
+        self.process.terminate()
         try:
-            self._process.wait(ENDING)
+            self.process.wait(ENDING)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 def llmrun_command(model: Path, n_threads: int, n_ctx: int, n_slots: int) -> list[str]:

@@ -32,6 +32,7 @@ from llmrun.cli.server.lifecycle import InFlight, Lifecycle
 from llmrun.cli.server.limits import Limits
 from llmrun.cli.server.logs import RequestLog
 from llmrun.cli.server.metrics import Metrics
+from llmrun.cli.server.page import router as page_router
 from llmrun.cli.server.security import Guard
 from llmrun.cli.server.serve_options import ServeOptions
 from llmrun.runner.model_host import ModelHost
@@ -77,6 +78,7 @@ def make_app(host: ModelHost, options: ServeOptions | None = None) -> FastAPI:
         title="llmrun",
         version=version("llmrun"),
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -87,6 +89,7 @@ def make_app(host: ModelHost, options: ServeOptions | None = None) -> FastAPI:
     for kind in HANDLED:
         app.add_exception_handler(kind, answer_error)
     app.include_router(health_router)
+    app.include_router(page_router)
     if options.metrics:
         app.include_router(metrics_router)
     for resource in RESOURCES:

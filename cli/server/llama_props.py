@@ -50,7 +50,7 @@ async def slots(request: Request, model: str | None = None, fail_on_no_slot: int
     return [{"id": i, "n_ctx": n_ctx, "is_processing": i < n_running} for i in range(MAX_SEQUENCES)]
 
 
-@router.post("/slots/{slot}")
+@router.post("/slots/{slot}", include_in_schema=False)
 async def slot_action(slot: int, action: str = "") -> Response:
     """Not here."""
     if action not in ("save", "restore", "erase"):
@@ -58,13 +58,13 @@ async def slot_action(slot: int, action: str = "") -> Response:
     raise HTTPException(501, "slots cannot be saved, restored or erased: what was computed is shared by all requests")
 
 
-@router.post("/props")
+@router.post("/props", include_in_schema=False)
 async def change_props() -> Response:
     """Not here."""
     raise HTTPException(501, "the properties of the server cannot be changed while it runs")
 
 
-@router.post("/rerank")
+@router.post("/rerank", include_in_schema=False)
 @router.post("/reranking", include_in_schema=False)
 @router.post("/v1/rerank", include_in_schema=False)
 @router.post("/v1/reranking", include_in_schema=False)

@@ -52,26 +52,26 @@ async def delete_model(body: DeleteBody, request: Request) -> Response:
     return Response(status_code=200)
 
 
-@router.post("/api/create")
+@router.post("/api/create", include_in_schema=False)
 async def create() -> Response:
     """Not here."""
     raise HTTPException(501, "create is not supported: llmrun runs GGUF files as they are; start it with the file")
 
 
-@router.post("/api/copy")
+@router.post("/api/copy", include_in_schema=False)
 async def copy() -> Response:
     """Not here."""
     raise HTTPException(501, "copy is not supported: a model has the one name that `llmrun list` shows")
 
 
-@router.post("/api/push")
+@router.post("/api/push", include_in_schema=False)
 async def push() -> Response:
     """Not here."""
     raise HTTPException(501, "push is not supported: llmrun fetches models and publishes none")
 
 
 @router.head("/api/blobs/{digest}", include_in_schema=False)
-@router.post("/api/blobs/{digest}")
+@router.post("/api/blobs/{digest}", include_in_schema=False)
 async def blob(digest: str) -> Response:
     """Not here."""
     raise HTTPException(501, "uploading is not supported: start llmrun with the file")
