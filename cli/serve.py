@@ -19,7 +19,9 @@ from llmrun.quant_formats.errors import UsageError
 if TYPE_CHECKING:
     from llmrun.cli.server.serve_options import ServeOptions
     from llmrun.cli.settings import Settings
+    from llmrun.runner.engine import Engine
     from llmrun.runner.model_host import HostOptions, ModelHost
+    from llmrun.runner.model_plan import ModelPlan
 
 KEY_VARIABLE = "LLMRUN_API_KEY"
 SPLIT_PART = re.compile(r"-\d{5}-of-\d{5}$")
@@ -185,7 +187,16 @@ def _serve(address: Address, options: "ServeOptions", models: list[str], flags: 
 def _host(named: dict[str, Path], flags: dict[str, Any]) -> "ModelHost":
     from llmrun.runner.model_host import ModelHost
 
-    return ModelHost(named, host_options(flags, None), options_of=lambda name: host_options(flags, name))
+    return ModelHost(named, host_options(flags, None), _load, options_of=lambda name: host_options(flags, name))
+
+
+def _load(path: Path, plan: "ModelPlan", options: "HostOptions") -> "Engine":
+    """Load a model, and say so if that takes long, as it does where its kernels have to be compiled."""
+    from llmrun.cli.progress_display import ProgressDisplay
+    from llmrun.runner.model_host import load_planned
+
+    with ProgressDisplay() as progress:
+        return load_planned(path, plan, options, progress)
 
 
 def host_options(flags: dict[str, Any], model: str | None) -> "HostOptions":

@@ -7,16 +7,17 @@ import gc
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from llmrun.quant_formats.errors import MissingFile, OutOfMemory, QueueFull, Stopping, UnknownModel
 from llmrun.runner.keep_alive import DEFAULT_KEEP_ALIVE, keep_alive_seconds
+from llmrun.runner.lease import Lease
+from llmrun.runner.loaded_model import KnownModel, LoadedModel
 from llmrun.runner.memory import available_memory
 from llmrun.runner.registry import entries, installed
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from llmrun.runner.engine import Engine
-    from llmrun.runner.engine_thread import EngineThread, ThreadObserver
+    from llmrun.runner.engine_thread import ThreadObserver
     from llmrun.runner.model_plan import ModelPlan
+    from llmrun.runner.registry import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -48,114 +50,6 @@ class HostOptions:
     kv_type: str | None = None
     keep_alive: float = DEFAULT_KEEP_ALIVE
     max_queue: int = 512
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that can be asked for."""
-
-    name: str
-    path: Path
-    digest: str  # 64 hexadecimal digits that identify the file
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file. Raises MissingFile if it is gone."""
-        return self._stat().st_size
-
-    @property
-    def modified_at(self) -> datetime:
-        """When the file was written. Raises MissingFile if it is gone."""
-        return datetime.fromtimestamp(self._stat().st_mtime, UTC)
-
-    def _stat(self) -> os.stat_result:
-        try:
-            return self.path.stat()
-        except OSError as error:
-            raise MissingFile(f"{self.name}: the file is not there any more") from error
-
-
-@dataclass(eq=False)
-class LoadedModel:
-    """A model that is in memory."""
-
-    known: KnownModel
-    engine_thread: "EngineThread"
-    plan: "ModelPlan"
-    load_seconds: float
-    n_users: int = 0  # leases
-    last_used: float = field(default_factory=time.monotonic)
-    keep_alive: float = math.inf  # seconds, infinity is for ever
-    expires_at: datetime | None = None  # None while it is used, and if it is kept for ever
-
-    @property
-    def name(self) -> str:
-        """What it is asked for by."""
-        return self.known.name
-
-    @property
-    def path(self) -> Path:
-        """Its file; nothing that a client may see."""
-        return self.known.path
-
-    @property
-    def digest(self) -> str:
-        """64 hexadecimal digits that identify the file."""
-        return self.known.digest
-
-    @property
-    def engine(self) -> "Engine":
-        """For looking at what does not change, such as the tokenizer."""
-        return self.engine_thread.engine
-
-    @property
-    def n_ctx(self) -> int:
-        """Most tokens of one prompt with its answer."""
-        return self.engine.n_ctx
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that it takes, once its cache is full."""
-        return self.plan.n_bytes
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody uses it or waits for what it computes."""
-        return self.n_users == 0 and self.engine_thread.n_running + self.engine_thread.n_waiting == 0
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Bytes of its cache that are not written yet and count as free to the system."""
-        cache = self.engine.kv_cache
-        return self.plan.kv_bytes * cache.n_free // cache.n_blocks
-
-
-class Lease:
-    """The use of a loaded model: it stays loaded until `release`, which may be called more than once."""
-
-    def __init__(self, model: LoadedModel, give_back: Callable[[], None]) -> None:
-        self.model = model
-        self._give_back: Callable[[], None] | None = give_back
-        self._loop = asyncio.get_running_loop()
-
-    def release(self) -> None:
-        """Give it back; its time to stay loaded begins anew."""
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back()
-
-    def __del__(self) -> None:
-        # a stream that nobody began to read never comes to its end; and the garbage collector may be on any thread
-        if self._give_back is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._give_back)
-
-    async def __aenter__(self) -> LoadedModel:
-        return self.model
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
-        self.release()
 
 
 class _Slot:
@@ -205,7 +99,7 @@ class ModelHost:
         """Makes whoever counts what a model of that name does, from its loading on."""
         self._options_of = options_of or (lambda _name: self.options)
         self._files = {name: KnownModel(name, path, _digest(path)) for name, path in (files or {}).items()}
-        self._load, self._plan = load or _load, plan or _plan
+        self._load, self._plan = load or load_planned, plan or _plan
         self._slots: dict[str, _Slot] = {}
         self._turn = asyncio.Lock()
         self._is_closed = False
@@ -443,11 +337,17 @@ def _plan(path: Path, available: int, options: HostOptions) -> "ModelPlan":
     return ModelPlan.of(path, available, options.n_ctx, options.n_parallel, options.kv_type)
 
 
-def _load(path: Path, plan: "ModelPlan", options: HostOptions) -> "Engine":
+def load_planned(path: Path, plan: "ModelPlan", options: HostOptions, progress: "Progress | None" = None) -> "Engine":
+    """Load a file as it was planned; see `Engine.load`."""
     from llmrun.runner.engine import Engine
 
     return Engine.load(
-        path, n_ctx=plan.n_ctx, n_threads=options.n_threads, n_parallel=plan.n_parallel, kv_type=options.kv_type
+        path,
+        n_ctx=plan.n_ctx,
+        n_threads=options.n_threads,
+        progress=progress,
+        n_parallel=plan.n_parallel,
+        kv_type=options.kv_type,
     )
 
 

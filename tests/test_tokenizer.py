@@ -185,7 +185,7 @@ def without(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     ("metadata", "error", "message"),
     [
         ({}, MissingMetadata, r"tokenizer\.ggml\.model"),
-        ({"tokenizer.ggml.model": "bert"}, UnsupportedModel, "'bert'.*gpt2.*llama"),
+        ({"tokenizer.ggml.model": "t5"}, UnsupportedModel, "'t5'.*gpt2.*llama"),
         ({"tokenizer.ggml.model": 3}, CorruptFile, "type str"),
         (without(byte_level("qwen2"), "tokens"), MissingMetadata, "tokens"),
         (without(byte_level("qwen2"), "merges"), MissingMetadata, "merges"),
