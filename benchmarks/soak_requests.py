@@ -11,9 +11,10 @@ from soak_client import http
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
 TOPICS = ("the sea", "a small town in winter", "why leaves are green", "how bread is made", "two friends on a train")
+NAME = {"type": "string", "maxLength": 12}
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "properties": {"name": NAME, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }  # fmt: skip

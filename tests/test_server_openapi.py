@@ -21,31 +21,35 @@ from llmrun.runner.model_host import HostOptions, ModelHost
 MODEL = "tiny"
 EXAMPLES = 20  # of each operation
 PAGE: dict[str, Any] = make_app(ModelHost()).openapi()
-CALLED: dict[str, Any] = {"model": {"const": MODEL}, "name": {"const": MODEL}}
-PLAUSIBLE: dict[str, Any] = CALLED | {
-    "temperature": {"enum": [0, 0.5, 2]}, "top_p": {"enum": [0.1, 1]}, "min_p": {"enum": [0, 0.1]},
-    "top_k": {"enum": [0, 1, 40]}, "seed": {"enum": [0, 1 << 63]}, "repeat_penalty": {"enum": [1, 1.5]},
-    "repetition_penalty": {"type": "null"}, "repeat_last_n": {"enum": [-1, 0, 64]},
-    "frequency_penalty": {"enum": [0, 1.5]}, "presence_penalty": {"enum": [0, -2]}, "logit_bias": {"enum": [{}, {"5": -100}]},
-    "max_tokens": {"enum": [1, 5, 20]}, "max_completion_tokens": {"type": "null"}, "num_predict": {"enum": [-1, 5]},
-    "n_predict": {"enum": [-1, 0, 5]}, "n": {"enum": [1, 2]}, "best_of": {"enum": [2, 3]}, "num_ctx": {"enum": [100, 9999]},
-    "keep_alive": {"enum": ["5m", -1, 30]}, "dimensions": {"type": "null"}, "stop": {"enum": [["a"], ["\n", "\u00e9"]]},
-    "grammar": {"enum": ['root ::= "a"', None]}, "guided_regex": {"enum": ["[a-z]{3}", None]}, "guided_json": {"type": "null"},
-    "guided_grammar": {"type": "null"}, "guided_choice": {"type": "null"}, "json_schema": {"enum": [{"type": "object"}, None]},
-    "previous_response_id": {"type": "null"}, "encoding_format": {"enum": ["float", "base64"]}, "suffix": {"type": "null"},
-    "reasoning_effort": {"enum": ["none", None]}, "priority": {"enum": [-1, 5]}, "chat_template_kwargs": {"enum": [{}, {"a": 1}]},
-    "format": {"enum": ["json", None]}, "images": {"type": "null"}, "template": {"type": "null"},
+NEEDED = {"model", "prompt", "content", "input"}
+CALLED: dict[str, list[Any]] = {"model": [MODEL], "name": [MODEL]}
+LEFT_OUT = (
+    "repetition_penalty", "max_completion_tokens", "dimensions", "guided_json", "guided_grammar", "guided_choice",
+    "effort", "think", "thinking", "reasoning", "images", "template", "suffix", "previous_response_id",
+    "stream_options",
+)  # fmt: skip
+PLAUSIBLE: dict[str, list[Any]] = CALLED | dict.fromkeys(LEFT_OUT, [None]) | {
+    "prompt": ["Hello", "é {"], "content": ["Hello", "é {"], "input": ["Hello", ["a", "b"]], "system": ["Hello"],
+    "temperature": [0, 0.5, 2], "top_p": [0.1, 1], "min_p": [0, 0.1], "top_k": [0, 1, 40], "seed": [0, 1 << 63],
+    "repeat_penalty": [1, 1.5], "repeat_last_n": [-1, 0, 64], "frequency_penalty": [0, 1.5], "presence_penalty": [0, -2],
+    "logit_bias": [{}, {"5": -100}], "ignore_eos": [True, False], "stop": [["a"], ["\n", "é"]],
+    "max_tokens": [1, 5, 20], "max_output_tokens": [1, 9], "num_predict": [-1, 5], "n_predict": [-1, 0, 5],
+    "num_ctx": [100, 9999], "n": [1, 2], "best_of": [2, 3], "priority": [-1, 5], "keep_alive": ["5m", -1, 30],
+    "encoding_format": ["float", None], "grammar": ['root ::= "a"', None], "guided_regex": ["[a-z]{3}", None],
+    "json_schema": [{"type": "object"}, None], "format": ["json", None], "reasoning_effort": ["none", None],
+    "chat_template_kwargs": [{}, {"a": 1}],
 }  # fmt: skip
 """Values that make sense, some of the time."""
 OPERATIONS = [(method.upper(), path) for path, methods in PAGE["paths"].items() for method in methods]
 
 
-def with_values(values: dict[str, Any]) -> Any:
+def with_values(values: dict[str, list[Any]]) -> Any:
     """The page with narrower values for the members of these names: made up ones are mostly refused at once."""
     page = copy.deepcopy(PAGE)
     for schema in page["components"]["schemas"].values():
         properties = schema.get("properties", {})
-        properties |= {name: value for name, value in values.items() if name in properties}
+        properties |= {name: {"enum": choices} for name, choices in values.items() if name in properties}
+        schema["required"] = sorted({*schema.get("required", []), *(NEEDED & properties.keys())})
     return schemathesis.openapi.from_dict(page)
 
 
