@@ -28,10 +28,10 @@ LEFT_OUT = (
     "effort", "think", "thinking", "reasoning", "images", "template", "suffix", "previous_response_id",
     "stream_options",
 )  # fmt: skip
-PLAUSIBLE: dict[str, list[Any]] = CALLED | dict.fromkeys(LEFT_OUT, [None]) | {
+PLAUSIBLE: dict[str, list[Any]] = CALLED | {name: [None] for name in LEFT_OUT} | {
     "prompt": ["Hello", "é {"], "content": ["Hello", "é {"], "input": ["Hello", ["a", "b"]], "system": ["Hello"],
     "temperature": [0, 0.5, 2], "top_p": [0.1, 1], "min_p": [0, 0.1], "top_k": [0, 1, 40], "seed": [0, 1 << 63],
-    "repeat_penalty": [1, 1.5], "repeat_last_n": [-1, 0, 64], "frequency_penalty": [0, 1.5], "presence_penalty": [0, -2],
+    "repeat_penalty": [1, 2], "repeat_last_n": [-1, 0, 64], "frequency_penalty": [0, 2], "presence_penalty": [0, -2],
     "logit_bias": [{}, {"5": -100}], "ignore_eos": [True, False], "stop": [["a"], ["\n", "é"]],
     "max_tokens": [1, 5, 20], "max_output_tokens": [1, 9], "num_predict": [-1, 5], "n_predict": [-1, 0, 5],
     "num_ctx": [100, 9999], "n": [1, 2], "best_of": [2, 3], "priority": [-1, 5], "keep_alive": ["5m", -1, 30],
