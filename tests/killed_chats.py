@@ -135,7 +135,7 @@ def check(folder: Path, known: list[Message]) -> tuple[str, int]:
     session = open_last(folder, notices)
     with session:
         found = session.chat.messages
-        with_answer = found[:-1] in states[1:] and found[-1]["role"] == "assistant"
+        with_answer = found != [] and found[:-1] in states[1:] and found[-1]["role"] == "assistant"
         if step["op"] == "retry" and found != states[0] and found == states[1]:
             raise AssertionError("the answer before is gone")
         if not with_answer and found not in states:
