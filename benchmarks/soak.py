@@ -26,6 +26,7 @@ from soak_requests import pool, refused
 from llmrun.runner.registry import resolve
 
 MIB = 1 << 20
+CONTEXT, PARALLEL = 2048, 4  # a cache that the clients fill
 SAMPLES = 150  # of the memory, in all of the time
 MOST_GROWTH = 8 * MIB  # in the second half
 SETTLING = 30.0  # seconds for the server to notice that the last clients have left
@@ -105,9 +106,11 @@ class Outcome:
         return "\n".join(f"| {name} | {value} |" for name, value in [("", ""), ("---", "---"), *self.rows][1:])
 
 
-async def soak(address: Address, process: int, model: str, n_clients: int, seconds: float, seed: int) -> Outcome:
-    """Do all of it to a server that is running."""
-    asks = pool(model)
+async def soak(
+    address: Address, process: int, model: str, n_clients: int, seconds: float, seed: int, step: int
+) -> Outcome:
+    """Do all of it to a server that is running, with every `step`th of the requests."""
+    asks = pool(model)[::step]
     known = await references(address, asks)
     again = await references(address, asks)
     faults = [f"{name}: two answers alone differ" for name in known if known[name] != again[name]]
@@ -164,13 +167,14 @@ def log_faults(log: str) -> list[str]:
     return [f"the log: {line[:300]}" for line in lines if "Traceback" in line or "level=error" in line][:5]
 
 
-def run(model: Path, n_clients: int, seconds: float, seed: int = 0, n_ctx: int = 2048, n_parallel: int = 4) -> Outcome:
+def run(model: Path, n_clients: int, seconds: float, seed: int = 0, step: int = 1) -> Outcome:
     """Start a server, and do all of it."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        command = llmrun_command(model, 2, n_ctx, n_parallel)
+        command = llmrun_command(model, 2, CONTEXT, PARALLEL)
         with ServerProcess(command, log) as server:
-            outcome = asyncio.run(soak(server.address, server.process.pid, model.stem, n_clients, seconds, seed))
+            watched = server.address, server.process.pid, model.stem
+            outcome = asyncio.run(soak(*watched, n_clients, seconds, seed, step))
             if server.process.poll() is not None:
                 outcome.faults.append(f"the server ended with status {server.process.returncode}")
         if server.process.returncode != 0 and sys.platform != "win32":

@@ -14,7 +14,7 @@ from soak_client import Address, BrokenReply, Connection, Reply, ask, http
 from soak_requests import Ask, Refused, fresh
 
 MOST_SHOWN = 20  # failures, of which each is a line
-MOST_KEPT = 400  # answers to requests that were made once, to be asked for again
+MOST_KEPT = 150  # answers to requests that were made once, to be asked for again
 Said = tuple[int, Answer]
 """Status and answer."""
 
