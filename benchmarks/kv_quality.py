@@ -13,6 +13,7 @@ import numpy as np
 
 from llmrun.cpu_kernels.kv_types import DEFAULT, KV_TYPES
 from llmrun.quant_formats.gguf_file import GGUFFile
+from llmrun.runner.batch import ring_blocks
 from llmrun.runner.kv_cache import blocks_for
 from llmrun.runner.loader import load_model
 from llmrun.runner.model import Model
@@ -60,7 +61,7 @@ def changes(gguf: GGUFFile, kv_types: Sequence[str], n_windows: int, length: int
     """What each type changes."""
     models = [load_model(gguf, n_threads, kv_type=name) for name in (DEFAULT, *kv_types)]
     for model in models:
-        model.allocate_kv(blocks_for(length))
+        model.allocate_kv(blocks_for(length) + ring_blocks(model.residual_blocks))
     found: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {name: ([], []) for name in kv_types}
     for ids in windows(Tokenizer.from_gguf(gguf.metadata), n_windows, length):
         for base, *others in _log_probabilities(models, ids[:-1], ids[1:]):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import types
 
+from llmrun.cpu_kernels import kv_bytes
 from llmrun.cpu_kernels.attention_merge import build_clear, build_finish, build_merge_runs
 from llmrun.cpu_kernels.attention_softmax import build_softmax
 from llmrun.cpu_kernels.fields import ATTENTION
@@ -20,7 +21,7 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.kv_layouts import layout_of
 from llmrun.cpu_kernels.kv_types import KVType
-from llmrun.cpu_kernels.memory import load_i32, load_word, store_i32
+from llmrun.cpu_kernels.memory import load_i32, load_word, store_f32, store_i32
 from llmrun.cpu_kernels.step import (
     BLOCK_TOKENS,
     MAX_COLUMNS,
@@ -168,14 +169,26 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     The thread goes on with `next_run`, so the first of its blocks is fetched meanwhile.
     """
     add1, add2, add3, add4 = (_build_add_block(isa, head_dim, kv, n) for n in (1, 2, 3, 4))
-    result_bytes, q_bytes = column_bytes(head_dim), 4 * head_dim
+    result_bytes, q_bytes, has_residuals = column_bytes(head_dim), 4 * head_dim, kv.has_residuals
     key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
 
     @device
-    def place_of(op, token, block, kv_head):
+    def entry_of(op, tables, token, block):
         sequence = load_i32(load_word(op + ATTENTION.sequences) + 4 * token)
-        table = load_word(op + ATTENTION.block_tables) + sequence * load_word(op + ATTENTION.table_stride)
-        return load_i32(table + 4 * block) * load_word(op + ATTENTION.n_kv_heads) + kv_head
+        return load_i32(tables + sequence * load_word(op + ATTENTION.table_stride) + 4 * block)
+
+    @device
+    def place_of(op, token, block, kv_head):
+        entry = entry_of(op, load_word(op + ATTENTION.block_tables), token, block)
+        return entry * load_word(op + ATTENTION.n_kv_heads) + kv_head
+
+    @device
+    def residual_of(op, token, block, kv_head, position):
+        """Where the residuals of a block are that a tile reads, in heads of a block; -1 if it reads none."""
+        if block > 0 and block // RUN_BLOCKS != position // (BLOCK_TOKENS * RUN_BLOCKS):
+            return types.intp(-1)
+        entry = entry_of(op, load_word(op + ATTENTION.residual_tables), token, block)
+        return entry * load_word(op + ATTENTION.n_kv_heads) + kv_head if entry >= 0 else types.intp(-1)
 
     @device
     def add_blocks(op, where, run, next_run, q, weights, results):
@@ -189,37 +202,45 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
             ahead = place_of(op, token, follower, kv_head) - place if follower < end else 0
             keys = load_word(op + ATTENTION.k_cache) + place * key_bytes
             values = load_word(op + ATTENTION.v_cache) + place * value_bytes
+            residual = residual_of(op, token, block, kv_head, position) if has_residuals else types.intp(-1)
+            more_keys = load_word(op + ATTENTION.k_cache) + residual * key_bytes if residual >= 0 else types.intp(0)
+            more_values = load_word(op + ATTENTION.v_cache) + residual * value_bytes
             here = position - block * BLOCK_TOKENS
             for c in range(0, columns, TILE):
                 a, b, n = q + c * q_bytes, results + c * result_bytes, min(columns - c, TILE)
                 if n == 4:
-                    add4(a, keys, values, ahead, weights, b, here, c, sharing, window)
+                    add4(a, keys, values, more_keys, more_values, ahead, weights, b, here, c, sharing, window)
                 elif n == 3:
-                    add3(a, keys, values, ahead, weights, b, here, c, sharing, window)
+                    add3(a, keys, values, more_keys, more_values, ahead, weights, b, here, c, sharing, window)
                 elif n == 2:
-                    add2(a, keys, values, ahead, weights, b, here, c, sharing, window)
+                    add2(a, keys, values, more_keys, more_values, ahead, weights, b, here, c, sharing, window)
                 else:
-                    add1(a, keys, values, ahead, weights, b, here, c, sharing, window)
+                    add1(a, keys, values, more_keys, more_values, ahead, weights, b, here, c, sharing, window)
                 ahead = 0
 
     return add_blocks
 
 
 def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Callable:
-    """`add(q, keys, values, ahead, weights, results, here, c, sharing, window)`: one block for 1 to 4 columns.
+    """`add(q, keys, values, more_keys, more_values, ahead, weights, results, here, c, sharing, window)`: one block.
 
-    `here` is the position of the tile's first token counted from the block's first; `c` is the first column's number;
-    the next block is `ahead` heads of a block further. After every `sharing` columns, one more token is seen.
+    For 1 to 4 columns. `more_keys` and `more_values` are the block's residuals, if they are not 0. `here` is the position
+    of the tile's first token counted from the block's first; `c` is the first column's number; the next block is
+    `ahead` heads of a block further. After every `sharing` columns, one more token is seen.
     """
     layout = layout_of(kv)
     scores = layout.build_scores(isa, head_dim, columns, kv)
     softmax = build_softmax(isa, head_dim, columns)
     add_values = layout.build_values(isa, head_dim, columns, kv)
-    key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
+    has_residuals = kv.has_residuals
+    add_scores = kv_bytes.build_scores(isa, head_dim, columns, kv, adds=True) if has_residuals else scores
+    key_bytes, value_bytes, result_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim), column_bytes(head_dim)
 
     @device
-    def add(q, keys, values, ahead, weights, results, here, c, sharing, window):
+    def add(q, keys, values, more_keys, more_values, ahead, weights, results, here, c, sharing, window):
         scores(q, keys, ahead * key_bytes, weights)
+        if has_residuals and more_keys:
+            add_scores(q, more_keys, 0, weights)
         for t in range(columns):
             visible = here + (c + t) // sharing + 1  # not more than 0 where the token is of an earlier block
             store_i32(weights + _LIMITS + 8 * t, types.int32(visible - window if window else 0))
@@ -227,5 +248,9 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
         softmax(weights, weights + _LIMITS, results)
         visible = here + (c + columns - 1) // sharing + 1
         add_values(weights, values, ahead * value_bytes, results, min(max(visible, 0), BLOCK_TOKENS))
+        if has_residuals and more_keys:
+            for t in range(columns):
+                store_f32(results + t * result_bytes + 8, types.float32(1))  # the factor of what is there
+            add_values(weights, more_values, 0, results, min(max(visible, 0), BLOCK_TOKENS))
 
     return add

@@ -44,9 +44,11 @@ QUANTISE = fields("n_tokens x x_stride n q16 f32")
 
 ROPE = fields(
     "n_tokens q q_stride k k_stride v v_stride n_heads n_kv_heads head_dim q_bias k_bias v_bias q_norm k_norm eps "
-    "angles rope_dim paired scale positions sequences block_tables table_stride k_cache v_cache"
+    "angles rope_dim paired scale positions sequences block_tables residual_tables table_stride k_cache v_cache"
 )
 """q is turned in place and multiplied by `scale`; k and v go to the cache, in the layout of its type.
+
+What is left of them goes to the block in `residual_tables`, if there is one and the type has residuals.
 
 `angles` (n_tokens, rope_dim / 2, 2) cosines and sines; `paired` turns (0,1)(2,3).. rather than (0,n/2)(1,n/2+1)..;
 biases and norm weights are 0 where the model has none; `eps` and `scale` are floats.
@@ -54,9 +56,11 @@ biases and norm weights are 0 where the model has none; `eps` and `scale` are fl
 
 ATTENTION = fields(
     "tiles n_tiles spread q q_stride out out_stride n_kv_heads group window positions sequences block_tables "
-    "table_stride k_cache v_cache scratch scratch_stride partials max_blocks lengths"
+    "residual_tables table_stride k_cache v_cache scratch scratch_stride partials max_blocks lengths"
 )
 """out[t] = attention of q[t] (already scaled) over its sequence, up to its own position.
+
+Residuals (see `kv_types.py`) are added where `residual_tables` has a block for them; -1 is none.
 
 With `lengths` (n_sequences,) int32, which is 0 otherwise, up to the end of the sequence.
 

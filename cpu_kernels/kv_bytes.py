@@ -14,6 +14,9 @@ Keys and queries are turned before by a Hadamard matrix, 32 dimensions at a time
 are, times 32, and spreads the few dimensions that are much larger than the others, which would make the scale coarse.
 So are values of 4 bits; the weighted mean is turned back where it is finished (`attention_merge.py`).
 
+Of 4-bit keys, what the numbers leave may be stored in another block the same way, turned as it is (see `kv_types.py`):
+then the scores of both are added up, and the weighted values too.
+
 Products are exact integers. A query is quantised to 16 bits, or 15 for nibbles, with one scale for the head; the
 weights of a block times the scales of its values to 15 bits, with one scale for the block. Both are far finer than the
 numbers they meet.
@@ -45,28 +48,47 @@ _PLANES = 4 * BLOCK_TOKENS * TILE  # where the weights as integers are, behind t
 def build_store(isa: Isa, kv: KVType) -> Callable:
     """`store(k, v, keys, values, slot, n)`: n floats each of a key and a value become token `slot` of a block.
 
-    What is to be turned is turned in place.
+    What is to be turned is turned in place; of a type with residuals, only what the stored numbers leave stays there.
     """
-    turn, turns_values = _build_turn(isa), kv.turns_values
-    store_scales = {bits: _build_store_scale(isa, bits) for bits in (kv.key_bits, kv.value_bits)}
-    key_scale, value_scale = store_scales[kv.key_bits], store_scales[kv.value_bits]
-    store_key, store_value = _build_store_key(isa, kv.key_bits), _build_store_value(isa, kv.value_bits)
-    key_part, value_part = 64 * kv.key_bits, 256 * kv.value_bits  # bytes of 32 dimensions, of 16 tokens and of 64
+    turn, turns_values, put = _build_turn(isa), kv.turns_values, build_store_residual(isa, kv)
 
     @device
     def store(k, v, keys, values, slot, n):
+        for b in range(n // 32):
+            turn(k + 128 * b)
+            if turns_values:
+                turn(v + 128 * b)
+        put(k, v, keys, values, slot, n)
+
+    return store
+
+
+def build_store_residual(isa: Isa, kv: KVType) -> Callable:
+    """`store_residual(k, v, keys, values, slot, n)`: as `store` does it, of what is turned already."""
+    has_residuals = kv.has_residuals
+    store_scales = {bits: _build_store_scale(isa, bits) for bits in (kv.key_bits, kv.value_bits)}
+    key_scale, value_scale = store_scales[kv.key_bits], store_scales[kv.value_bits]
+    store_key, store_value = _build_store_key(isa, kv.key_bits), _build_store_value(isa, kv.value_bits)
+    leave_residual = _build_leave_residual(isa)
+    key_part, value_part = 64 * kv.key_bits, 256 * kv.value_bits  # bytes of 32 dimensions, of 16 tokens and of 64
+
+    @device
+    def store_residual(k, v, keys, values, slot, n):
         n_blocks = n // 32
         key = keys + _SCALES_BYTES * n_blocks + (slot // 16) * (key_part * n_blocks) + slot % 16 * 4
         value = values + _SCALES_BYTES * n_blocks + slot % 16 * (value_part // 16) + slot // 16
         for b in range(n_blocks):
             scale = _SCALES_BYTES * b + 2 * slot
-            turn(k + 128 * b)
-            if turns_values:
-                turn(v + 128 * b)
-            store_key(k + 128 * b, key_scale(k + 128 * b, keys + scale), key + key_part * b)
-            store_value(v + 128 * b, value_scale(v + 128 * b, values + scale), value + value_part * b)
+            inverse = key_scale(k + 128 * b, keys + scale)
+            store_key(k + 128 * b, inverse, key + key_part * b)
+            if has_residuals:
+                leave_residual(k + 128 * b, inverse, load_f16(keys + scale))
+            inverse = value_scale(v + 128 * b, values + scale)
+            store_value(v + 128 * b, inverse, value + value_part * b)
+            if has_residuals:
+                leave_residual(v + 128 * b, inverse, load_f16(values + scale))
 
-    return store
+    return store_residual
 
 
 def _build_turn(isa: Isa) -> Callable:
@@ -101,14 +123,27 @@ def _build_store_scale(isa: Isa, bits: int) -> Callable:
     return store_scale
 
 
+def _build_leave_residual(isa: Isa) -> Callable:
+    """`leave_residual(source, inverse, scale)`: takes from 32 floats what their 4-bit numbers stand for, in place."""
+
+    @simd.emitter_for(isa, 16)(types.void, INTP, types.float32, types.float32)
+    def leave_residual(s, source, inverse, scale):
+        for i, q in enumerate(_rounded(s, source, inverse, 4)):
+            s.store(source + 64 * i, s.load_f32(source + 64 * i) - q * s.splat(scale))
+
+    return leave_residual
+
+
+def _rounded(s: Emitter, source: V, inverse: V, bits: int) -> list[V]:
+    """32 floats as numbers, still floats; the scale is a rounded half, so they may reach beyond."""
+    low, high = (-127.0, 127.0) if bits == 8 else (-8.0, 7.0)
+    rounded = [s.round_even(s.load_f32(source + 64 * i) * s.splat(inverse)) for i in range(2)]
+    return [s.minimum(s.maximum(q, s.like(q, low)), s.like(q, high)) for q in rounded]
+
+
 def _numbers(s: Emitter, source: V, inverse: V, bits: int) -> list[V]:
-    """32 floats as numbers, (16 x i8) twice; the scale is a rounded half, so they may reach beyond."""
-    numbers = []
-    for i in range(2):
-        q = s.round_even(s.load_f32(source + 64 * i) * s.splat(inverse))
-        low, high = (-127.0, 127.0) if bits == 8 else (-8.0, 7.0)
-        numbers.append(s.truncate(s.to_i32(s.minimum(s.maximum(q, s.like(q, low)), s.like(q, high))), I8))
-    return numbers
+    """32 floats as numbers, (16 x i8) twice."""
+    return [s.truncate(s.to_i32(q), I8) for q in _rounded(s, source, inverse, bits)]
 
 
 def _nibbles(numbers: list[V]) -> V:
@@ -177,8 +212,8 @@ def build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     return take
 
 
-def build_scores(isa: Isa, head_dim: int, columns: int, kv: KVType) -> Callable:
-    """`scores(q, keys, ahead, out)`: the scores of a block's tokens, 64 floats a column.
+def build_scores(isa: Isa, head_dim: int, columns: int, kv: KVType, *, adds: bool = False) -> Callable:
+    """`scores(q, keys, ahead, out)`: the scores of a block's tokens, 64 floats a column; `adds` to what is there.
 
     One fused multiply-add for every 32 dimensions, in ascending order; lane = token. What lies `ahead` bytes further is
     fetched.
@@ -224,7 +259,9 @@ def build_scores(isa: Isa, head_dim: int, columns: int, kv: KVType) -> Callable:
         for t in range(columns):
             scale = s.broadcast_f32(q + (q_bytes * t + starts + head_dim // 8))
             for v in range(vectors):
-                s.store(out + (4 * BLOCK_TOKENS * t + 4 * lanes * v), acc[t * vectors + v] * scale)
+                place = out + (4 * BLOCK_TOKENS * t + 4 * lanes * v)
+                score = acc[t * vectors + v] * scale
+                s.store(place, s.load_f32(place) + score if adds else score)
 
     @device
     def scores(q, keys, ahead, out):

@@ -2,12 +2,21 @@
 
 A block holds BLOCK_TOKENS tokens of every key/value head; the layouts are described in `kv_f16.py` and
 `kv_bytes.py`, beside the code that reads and writes them.
+
+Four bits are too few for the keys that matter most: those of the last tokens, and of the first. So a type with
+residuals keeps, in a second block of the same layout, what the four bits leave of each key and value, for the first
+block of a sequence and for the run of RUN_BLOCKS blocks that its next token is in. A token reads the residuals of the
+first block and of its own run up to itself, and of no other. That depends on its position alone, so its attention is
+the same however it comes to be computed.
 """
 
 from dataclasses import dataclass
 
 BLOCK_TOKENS = 64
 """Tokens in a block of the KV cache."""
+
+RUN_BLOCKS = 4
+"""Blocks in a run, counted from the beginning of the sequence: their values are summed up as one partial result."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,11 @@ class KVType:
     def divisor(self) -> int:
         """What the size of a head has to be a multiple of."""
         return 16 if self.key_bits == 16 else 32
+
+    @property
+    def has_residuals(self) -> bool:
+        """Whether what the bits leave is kept too, of the first and the last tokens."""
+        return self.key_bits == 4
 
     @property
     def turns_values(self) -> bool:

@@ -174,7 +174,8 @@ class ProgramBuilder:
         step, out = self.step, Rows(self, n_heads * head_dim)
         where: dict[str, Any] = {
             "positions": step.address("positions"), "sequences": step.address("sequences"),
-            "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
+            "block_tables": step.address("block_tables"), "residual_tables": step.address("residual_tables"),
+            "table_stride": step.table_stride,
             "k_cache": lambda: self._kv_address(0, layer), "v_cache": lambda: self._kv_address(1, layer),
             "n_kv_heads": n_kv_heads,
             "q": q.floats, "q_stride": q.stride,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from numba import types
 
+from llmrun.cpu_kernels import kv_bytes
 from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
@@ -19,7 +20,15 @@ from llmrun.cpu_kernels.step import BLOCK_TOKENS
 def build_rope(isa: Isa, kv: KVType) -> Callable:
     """The kernel for one type of keys and values."""
     prepare, store = _build_prepare(isa), layout_of(kv).build_store(isa, kv)
+    has_residuals = kv.has_residuals
+    store_residual = kv_bytes.build_store_residual(isa, kv) if has_residuals else store
     key_dim_bytes, value_dim_bytes = dim_bytes(kv.key_bits), dim_bytes(kv.value_bits)
+
+    @device
+    def place_of(op, block, head, n):
+        dims = (block * load_word(op + ROPE.n_kv_heads) + head) * n
+        keys = load_word(op + ROPE.k_cache) + dims * key_dim_bytes
+        return keys, load_word(op + ROPE.v_cache) + dims * value_dim_bytes
 
     @device
     def turn_query(op, t, head, n):
@@ -38,11 +47,15 @@ def build_rope(isa: Isa, kv: KVType) -> Callable:
         position = load_i32(load_word(op + ROPE.positions) + 4 * t)
         sequence = load_i32(load_word(op + ROPE.sequences) + 4 * t)
         table = load_word(op + ROPE.block_tables) + sequence * load_word(op + ROPE.table_stride)
-        block, slot = load_i32(table + 4 * (position // BLOCK_TOKENS)), position % BLOCK_TOKENS
-        dims = (block * load_word(op + ROPE.n_kv_heads) + head) * n
-        keys = load_word(op + ROPE.k_cache) + dims * key_dim_bytes
-        values = load_word(op + ROPE.v_cache) + dims * value_dim_bytes
+        index, slot = position // BLOCK_TOKENS, position % BLOCK_TOKENS
+        keys, values = place_of(op, load_i32(table + 4 * index), head, n)
         store(k, v, keys, values, slot, n)
+        if has_residuals:
+            residuals = load_word(op + ROPE.residual_tables) + sequence * load_word(op + ROPE.table_stride)
+            residual = load_i32(residuals + 4 * index)
+            if residual >= 0:
+                keys, values = place_of(op, residual, head, n)
+                store_residual(k, v, keys, values, slot, n)
 
     def rope(op, thread, n_threads):
         n_tokens, n = load_word(load_word(op + ROPE.n_tokens)), load_word(op + ROPE.head_dim)

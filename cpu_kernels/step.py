@@ -4,16 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS
+from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS, RUN_BLOCKS
 
 QUERY_COLUMNS = 32
 """Query columns (tokens x heads of a group) that share one read of keys and values, as long as a token allows it."""
 
 MAX_COLUMNS = 64
 """Query columns that there is room for: the most heads of a group."""
-
-RUN_BLOCKS = 4
-"""Blocks, counted from the beginning of the sequence, whose values are summed up as one partial result."""
 
 TILE = 4
 """Query columns in registers at once."""
@@ -76,12 +73,13 @@ class Step:
             "lengths": np.zeros(max_tokens, np.int32),  # of each sequence, up to its last token in the batch
             "tiles": np.zeros((max_tokens, 2), np.int32),
             "block_tables": np.zeros((max_tokens, max_blocks), np.int32),
+            "residual_tables": np.zeros((max_tokens, max_blocks), np.int32),
             **{name: np.zeros((max_tokens, len(rates), 2), np.float32) for name, rates in angles.items()},
         }
 
     @property
     def table_stride(self) -> int:
-        """Bytes of a row of the block tables."""
+        """Bytes of a row of the block tables, and of the residual tables."""
         return 4 * self.max_blocks
 
     def address(self, name: str) -> int:
@@ -95,6 +93,7 @@ class Step:
         sequences: np.ndarray,
         block_tables: np.ndarray,
         logit_rows: np.ndarray,
+        residual_tables: np.ndarray | None = None,
     ) -> None:
         """Take over a batch; the arrays are those of `runner.batch.Batch`."""
         n = len(tokens)
@@ -106,17 +105,19 @@ class Step:
             arrays[name][:n] = values
         arrays["logit_rows"][: len(logit_rows)] = logit_rows
         arrays["lengths"][sequences] = positions + 1  # the last one counts
-        arrays["block_tables"][: len(block_tables), : block_tables.shape[1]] = block_tables
+        tables = slice(len(block_tables)), slice(block_tables.shape[1])
+        arrays["block_tables"][tables] = block_tables
+        arrays["residual_tables"][tables] = -1 if residual_tables is None else residual_tables
         for name, rates in self._angles.items():
             angles = positions[:, None] * rates
             arrays[name][:n, :, 0] = np.cos(angles)
             arrays[name][:n, :, 1] = np.sin(angles)
-        self._tile(sequences)
+        self._tile(sequences, positions // (BLOCK_TOKENS * RUN_BLOCKS))
 
-    def _tile(self, sequences: np.ndarray) -> None:
-        """Cut the runs of tokens of each sequence into tiles of at most QUERY_COLUMNS columns."""
+    def _tile(self, sequences: np.ndarray, runs: np.ndarray) -> None:
+        """Cut the tokens into tiles of at most QUERY_COLUMNS columns, of one sequence and one run of blocks each."""
         longest = max(1, QUERY_COLUMNS // self._group)
-        starts = [0, *(np.flatnonzero(np.diff(sequences)) + 1).tolist(), len(sequences)]
+        starts = [0, *(np.flatnonzero(np.diff(sequences) | np.diff(runs)) + 1).tolist(), len(sequences)]
         tiles = [
             (first, min(longest, end - first))
             for start, end in pairwise(starts)

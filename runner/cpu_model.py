@@ -6,6 +6,7 @@ import numpy as np
 
 from llmrun.cpu_kernels.buffers import zeros
 from llmrun.cpu_kernels.isa import choose
+from llmrun.cpu_kernels.kv_types import RUN_BLOCKS
 from llmrun.cpu_kernels.library import KernelLibrary, Progress
 from llmrun.cpu_kernels.packing import PackedMatrix, pack, unpacked
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
@@ -60,6 +61,7 @@ class CPUModel:
         self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name not in TABLES)
         """Bytes of weights that a token reads."""
         self.kv_block_bytes = self.config.n_layers * sum(self._kv_layer_bytes)
+        self.residual_blocks = RUN_BLOCKS if self.kv_type.has_residuals else 0
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""
@@ -71,7 +73,7 @@ class CPUModel:
     def forward(self, batch: Batch) -> np.ndarray:
         """Logits (n_logit_rows, n_vocab) float32, valid until the next call."""
         assert self._program is not None, "allocate_kv comes first"
-        self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
+        self._fill_step(batch)
         self._team.run(self._program)
         return self._logits.array(len(batch.logit_rows))
 
@@ -83,9 +85,15 @@ class CPUModel:
     def hidden(self, batch: Batch) -> np.ndarray:
         """Hidden states (n_logit_rows, n_embd) float32, valid until the next call."""
         assert self._hidden_program is not None, "allocate_hidden comes first"
-        self._step.fill(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows)
+        self._fill_step(batch)
         self._team.run(self._hidden_program)
         return self._hidden.array(len(batch.logit_rows))
+
+    def _fill_step(self, batch: Batch) -> None:
+        self._step.fill(
+            *(batch.tokens, batch.positions, batch.sequence, batch.block_tables, batch.logit_rows),
+            residual_tables=batch.residual_tables,
+        )
 
     def read_kv(self, block: int, out: np.ndarray) -> None:
         """Copy a block to `out` (kv_block_bytes,) uint8: the keys of each layer, then the values of each."""

@@ -57,7 +57,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.n_ctx = context_size(n_ctx, model.config.n_ctx_train)
-        self.kv_cache = KVCache(n_parallel * blocks_for(self.n_ctx), model.copy_kv)
+        n_blocks = n_parallel * (blocks_for(self.n_ctx) + most_residuals(model, tokens_per_step))
+        self.kv_cache = KVCache(n_blocks, model.copy_kv, model.residual_blocks, tokens_per_step)
         """For looking at, and for `retain` and `release` between two steps."""
         self._scheduler = Scheduler(self.kv_cache, tokens_per_step)
         self._is_busy = False
@@ -195,12 +196,20 @@ class Engine:
         """Make a block table that holds nothing yet, for `submit`."""
         return BlockTable(self.kv_cache)
 
-    def restore(self, table: BlockTable, tokens: SequenceOf[int], read: Callable[[int], BlockContents]) -> int:
+    def restore(
+        self,
+        table: BlockTable,
+        tokens: SequenceOf[int],
+        read: Callable[[int], BlockContents],
+        read_residual: Callable[[int], BlockContents] | None = None,
+    ) -> int:
         """Fill an empty table with keys and values that were read from a model of the same fingerprint.
 
         `read(i)` returns the contents, as `Model.read_kv` gave them, of block i of those that hold `tokens`; the last
         may be partial. It is called on several threads, for what the prefix tree does not have, and raises LookupError
-        where it has nothing: then the table holds what comes before. Returns how many of the ids it holds.
+        where it has nothing: then the table holds what comes before. `read_residual(i)` does the same for the residuals
+        of block i, of a model that keeps them; what follows the last that it has nothing of is given up. Returns how
+        many of the ids the table holds.
         """
         assert not table.blocks, "the table holds something else"
         assert not self._is_busy, "in the middle of a step"
@@ -208,13 +217,15 @@ class Engine:
         if n_known < len(tokens):
             table.truncate(n_known // BLOCK_TOKENS * BLOCK_TOKENS)  # a part of a block gives way to the whole
             self._fill(table, tokens, read)
+            if read_residual is not None:
+                self._fill_residuals(table, read_residual)
         self.kv_cache.park(table)
         return len(table.tokens)
 
     def _fill(self, table: BlockTable, tokens: SequenceOf[int], read: Callable[[int], BlockContents]) -> None:
         """Read what is missing of `tokens`, for as long as there is room and something to read."""
         first, end = len(table.blocks), len(tokens)
-        while not table.reserve(end):
+        while not table.reserve(end, computes=False):
             end = (blocks_for(end) - 1) * BLOCK_TOKENS
 
         def fill(i: int) -> bool:
@@ -234,6 +245,19 @@ class Engine:
                     table.extend(tokens[i * BLOCK_TOKENS : min((i + 1) * BLOCK_TOKENS, end)])
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _fill_residuals(self, table: BlockTable, read: Callable[[int], BlockContents]) -> None:
+        """Read what the table needs to go on, for as long as there is room and something to read."""
+        for i in table.lacking_residuals():
+            if not self.kv_cache.n_available:
+                return
+            block = self.kv_cache.allocate()
+            try:
+                self.model.write_kv(block, read(i))
+            except LookupError:
+                self.kv_cache.release(block)
+                return
+            table.give_residual(i, block)
 
     def embed(
         self, texts: SequenceOf[SequenceOf[int]], pooling: str | None = None, normalize: bool = True
@@ -383,6 +407,11 @@ class Engine:
             raise UsageError(f"logit_bias names ids outside of the vocabulary of {n_vocab}")
 
 
+def most_residuals(model: Model, tokens_per_step: int) -> int:
+    """Blocks that the residuals of a sequence take: of its first block, and of a run and the step that leaves it."""
+    return 1 + model.residual_blocks + blocks_for(tokens_per_step) if model.residual_blocks else 0
+
+
 def context_size(n_ctx: int | None, n_ctx_train: int) -> int:
     """Tokens of context: what is asked for, checked, or the default."""
     if n_ctx is None:
@@ -403,6 +432,7 @@ def batch_of(chunks: SequenceOf[Chunk]) -> Batch:
     rows: list[int] = []
     logit_rows: list[int] = []
     tables = np.full((len(chunks), max(len(chunk.sequence.table.blocks) for chunk in chunks)), -1, np.int32)
+    residuals = tables.copy()
     for row, chunk in enumerate(chunks):
         sequence, n = chunk.sequence, chunk.n_tokens
         first = sequence.n_computed
@@ -410,7 +440,9 @@ def batch_of(chunks: SequenceOf[Chunk]) -> Batch:
         positions += range(first, first + n)
         rows += [row] * n
         tables[row, : len(sequence.table.blocks)] = sequence.table.blocks
+        for i, block in sequence.table.residuals.items():
+            residuals[row, i] = block
         if n == sequence.n_pending:
             logit_rows.append(len(tokens) - 1)
     int32 = functools.partial(np.array, dtype=np.int32)
-    return Batch(int32(tokens), int32(positions), int32(rows), tables, int32(logit_rows))
+    return Batch(int32(tokens), int32(positions), int32(rows), tables, int32(logit_rows), residuals)

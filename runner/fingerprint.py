@@ -11,7 +11,7 @@ from llmrun.cpu_kernels.kv_types import BLOCK_TOKENS, KVType
 from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner.config import ModelConfig
 
-KV_VERSION = 1
+KV_VERSION = 2
 """To be raised with every change to the layout of keys and values, or to the arithmetic that they come from."""
 
 SAMPLE_BYTES = 4096

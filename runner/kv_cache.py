@@ -31,9 +31,16 @@ class KVCache:
     Belongs to the thread of its engine.
     """
 
-    def __init__(self, n_blocks: int, copy_block: Callable[[int, int], None]) -> None:
-        """`copy_block(source, target)` copies the contents of a block; see `Model.copy_kv`."""
+    def __init__(
+        self, n_blocks: int, copy_block: Callable[[int, int], None], residual_blocks: int = 0, step_tokens: int = 0
+    ) -> None:
+        """`copy_block(source, target)` copies the contents of a block; see `Model.copy_kv`.
+
+        residual_blocks: blocks in a run, of a model that keeps residuals; see `Model.residual_blocks`. step_tokens:
+        most tokens of a sequence in a step, which is how far ahead residuals need room.
+        """
         assert n_blocks > 0
+        self.residual_blocks, self.step_tokens = residual_blocks, step_tokens
         self.n_blocks = n_blocks
         self.tree = PrefixTree()
         self.on_shortage: list[Callable[[], None]] = []
@@ -107,6 +114,12 @@ class KVCache:
             return known
         self.retain(block)
         return self.tree.add(parent, tokens, block)
+
+    def publish_residual(self, node: Node, residual: int) -> None:
+        """Have the prefix tree hold the block with the residuals of a full block, if it has none yet."""
+        if node.residual is None:
+            self.retain(residual)
+            self.tree.add_residual(node, residual)
 
     def park(self, table: "BlockTable") -> None:
         """Let the blocks of a table go to whoever needs them, from now on."""

@@ -54,6 +54,11 @@ class KVNames:
             self.names.append(self.next_name(len(self.names), block))
         self._blocks = blocks
 
+    @staticmethod
+    def of_residual(name: str) -> str:
+        """The name of the residuals of a block."""
+        return hashlib.blake2b(b"residual", digest_size=NAME_BYTES, key=bytes.fromhex(name)).hexdigest()
+
     def next_name(self, index: int, ids: Sequence[int]) -> str:
         """The name of a block of these ids after the first `index` full ones."""
         parent = self.names[index - 1] if index else self._root

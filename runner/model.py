@@ -47,6 +47,14 @@ class Model(Protocol):
         """Bytes of one block: the keys and values of BLOCK_TOKENS tokens in all layers."""
         ...
 
+    @property
+    def residual_blocks(self) -> int:
+        """Blocks in a run whose residuals a token needs, besides those of the first block; 0 if there are none.
+
+        See `Batch.residual_tables`.
+        """
+        ...
+
     def read_kv(self, block: int, out: np.ndarray) -> None:
         """Copy a block to `out` (kv_block_bytes,) uint8.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrun.runner.batch import Batch
+from llmrun.runner.block_table import BlockTable
 from llmrun.runner.engine import Engine
 from llmrun.runner.kv_cache import BLOCK_TOKENS
 from llmrun.runner.piece import TokenLogprobs
@@ -50,7 +51,7 @@ def score_block(engine: Engine, ids: Sequence[int], first: int, n_top: int) -> l
         while len(table.tokens) < end:
             start = len(table.tokens)
             stop = min(start - start % BLOCK_TOKENS + BLOCK_TOKENS, end)
-            batch = _batch(ids[start:stop], start, table.blocks, wanted=range(max(first, start), stop))
+            batch = _batch(ids[start:stop], start, table, wanted=range(max(first, start), stop))
             logits = engine.model.forward(batch)
             table.extend(ids[start:stop])
             following = ids[max(first, start) + 1 : stop + 1]
@@ -60,13 +61,15 @@ def score_block(engine: Engine, ids: Sequence[int], first: int, n_top: int) -> l
         table.release()
 
 
-def _batch(ids: Sequence[int], first: int, blocks: list[int], wanted: range) -> Batch:
+def _batch(ids: Sequence[int], first: int, table: BlockTable, wanted: range) -> Batch:
     """Lay a part of one sequence out, with logits after its positions in `wanted`."""
     n = len(ids)
+    residuals = [table.residuals.get(i, -1) for i in range(len(table.blocks))]
     return Batch(
         np.array(ids, np.int32),
         np.arange(first, first + n, dtype=np.int32),
         np.zeros(n, np.int32),
-        np.array([blocks], np.int32),
+        np.array([table.blocks], np.int32),
         np.arange(wanted.start - first, wanted.stop - first, dtype=np.int32),
+        np.array([residuals], np.int32),
     )

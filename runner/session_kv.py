@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrun.runner.block_table import BlockTable
-from llmrun.runner.kv_cache import BLOCK_TOKENS
+from llmrun.runner.kv_cache import BLOCK_TOKENS, blocks_for
 from llmrun.runner.kv_index import KVIndex
 from llmrun.runner.kv_store import DamagedKV, KVNames, KVStore
 from llmrun.runner.prefix_tree import common_prefix
@@ -42,7 +42,8 @@ class SessionKV:
 
     def restore(self, table: BlockTable, ids: Sequence[int], index: KVIndex) -> None:
         """Fill an empty table with what there is on disk of `ids`, and say if something is missing."""
-        wanted = self._wanted(ids, index.lengths(self._store.name))
+        lengths = index.lengths(self._store.name)
+        wanted = self._wanted(ids, lengths)
         end = sum(len(block) for _, block in wanted)
         problems: dict[int, str] = {}
 
@@ -53,8 +54,14 @@ class SessionKV:
                 problems[i] = str(problem)
                 raise
 
-        n_restored = self._engine.restore(table, ids[:end], read)
-        self._on_disk = {name for name, _ in wanted[: -(-n_restored // BLOCK_TOKENS)]}
+        def read_residual(i: int) -> np.ndarray:
+            name, block_ids = wanted[i]
+            return self._store.read(self._names.of_residual(name), block_ids)
+
+        n_restored = self._engine.restore(table, ids[:end], read, read_residual)
+        self._on_disk = {name for name, _ in wanted[: blocks_for(n_restored)]}
+        residuals = {self._names.of_residual(wanted[i][0]) for i in table.residuals}
+        self._on_disk |= residuals & lengths.keys()
         # the last id was never computed; less than a block may be missing after a kill, and takes no time
         n_missing = len(ids) - 1 - n_restored
         if problems or n_missing >= BLOCK_TOKENS:
@@ -84,7 +91,7 @@ class SessionKV:
         self._write_full_blocks(table)
         last = self._write_last_block(table, known)
         self._names.follow(ids)  # those that are not in memory any more are still on the disk
-        names = frozenset([*self._names.names, *last])
+        names = frozenset([*self._names.names, *self._residual_names(table, len(known), len(ids) - 1), *last])
         self._on_disk &= names
         self._writer.keep(names)
         self._n_seen = None
@@ -117,24 +124,38 @@ class SessionKV:
 
     def _write_full_blocks(self, table: BlockTable) -> None:
         for i, name in enumerate(self._names.names):
-            if name not in self._on_disk and self._writer.problem is None:
-                self._on_disk.add(name)
-                self._engine.kv_cache.retain(table.blocks[i])
-                end = (i + 1) * BLOCK_TOKENS
-                self._writer.write(name, table.tokens[end - BLOCK_TOKENS : end], end, table.blocks[i])
+            for name_of_it, block in self._parts(table, i, name):
+                if name_of_it not in self._on_disk and self._writer.problem is None:
+                    self._on_disk.add(name_of_it)
+                    self._engine.kv_cache.retain(block)
+                    end = (i + 1) * BLOCK_TOKENS
+                    self._writer.write(name_of_it, table.tokens[end - BLOCK_TOKENS : end], end, block)
 
     def _write_last_block(self, table: BlockTable, known: list[int]) -> list[str]:
-        """Have the piece of a block after the full ones written, if there is one; returns its name."""
+        """Have the piece of a block after the full ones written, if there is one; returns the names of its files."""
         index, n_ids = divmod(len(known), BLOCK_TOKENS)
         if n_ids == 0:
             return []
-        name = self._names.next_name(index, known[-n_ids:])
-        if name not in self._on_disk and self._writer.problem is None:
-            self._on_disk.add(name)
-            data = np.empty(self._store.data_bytes, np.uint8)  # a copy: the next turn goes on writing into the block
-            self._engine.model.read_kv(table.blocks[index], data)
-            self._writer.write_copy(name, known[-n_ids:], len(known), data)
-        return [name]
+        parts = self._parts(table, index, self._names.next_name(index, known[-n_ids:]))
+        for name, block in parts:
+            if name not in self._on_disk and self._writer.problem is None:
+                self._on_disk.add(name)
+                data = np.empty(self._store.data_bytes, np.uint8)  # a copy: the next turn goes on writing there
+                self._engine.model.read_kv(block, data)
+                self._writer.write_copy(name, known[-n_ids:], len(known), data)
+        return [name for name, _ in parts]
+
+    def _residual_names(self, table: BlockTable, *lengths: int) -> list[str]:
+        """The files with residuals of full blocks that are needed to go on after so many tokens."""
+        needed = {i for n in lengths for i in table.needed_residuals(n)}
+        return [self._names.of_residual(name) for i, name in enumerate(self._names.names) if i in needed]
+
+    def _parts(self, table: BlockTable, index: int, name: str) -> list[tuple[str, int]]:
+        """The files of a block and what they hold: the block, and its residuals, as far as the table has them."""
+        parts = [(name, table.blocks[index])]
+        if index in table.residuals:
+            parts.append((self._names.of_residual(name), table.residuals[index]))
+        return parts
 
     def _after_writing(self) -> None:
         """Release the blocks that are written, and say once if writing has come to an end."""

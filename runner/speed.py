@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from llmrun.runner.batch import Batch
+from llmrun.runner.batch import Batch, residual_ring, ring_blocks
 from llmrun.runner.kv_cache import BLOCK_TOKENS, blocks_for
 from llmrun.runner.model import Model
 from llmrun.runner.scheduler import TOKENS_PER_STEP
@@ -18,8 +18,11 @@ class SpeedTest:
         self.model = model
         self.batch = batch
         n_blocks = blocks_for(n_tokens)
-        model.allocate_kv(batch * n_blocks)
+        n_ring = ring_blocks(model.residual_blocks)
+        model.allocate_kv(batch * (n_blocks + n_ring))
         self._tables = np.arange(batch * n_blocks, dtype=np.int32).reshape(batch, n_blocks)
+        firsts = batch * n_blocks + n_ring * np.arange(batch)
+        self._residuals = np.stack([residual_ring(n_blocks, first, model.residual_blocks) for first in firsts])
         self._random = np.random.default_rng(0)
         self.n_max = n_blocks * BLOCK_TOKENS
 
@@ -46,5 +49,6 @@ class SpeedTest:
     def _forward(self, rows: np.ndarray, positions: np.ndarray, logit_rows: np.ndarray | list[int]) -> None:
         tokens = self._random.integers(0, self.model.config.n_vocab, len(rows), dtype=np.int32)
         first, last = int(rows[0]), int(rows[-1]) + 1
-        tables = np.ascontiguousarray(self._tables[first:last])
-        self.model.forward(Batch(tokens, positions, rows - np.int32(first), tables, np.array(logit_rows, np.int32)))
+        tables, residuals = (np.ascontiguousarray(x[first:last]) for x in (self._tables, self._residuals))
+        wanted = np.array(logit_rows, np.int32)
+        self.model.forward(Batch(tokens, positions, rows - np.int32(first), tables, wanted, residuals))

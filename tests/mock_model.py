@@ -112,6 +112,7 @@ class MockModel:
         self.is_closed = False
 
     kv_block_bytes = 4 * BLOCK_TOKENS
+    residual_blocks = 0
 
     def allocate_kv(self, n_blocks: int) -> None:
         self.memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)

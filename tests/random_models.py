@@ -70,6 +70,10 @@ def _layer(architecture: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+RESIDUALS = 64
+"""So many blocks further are the residuals of a block, of a model that keeps them."""
+
+
 def batch(*parts: tuple[np.ndarray, int, Sequence[int]]) -> Batch:
     """Make a batch that wants all logits: for each sequence its next tokens, their first position and its blocks."""
     longest = max(len(blocks) for _, _, blocks in parts)
@@ -83,6 +87,7 @@ def batch(*parts: tuple[np.ndarray, int, Sequence[int]]) -> Batch:
         sequence=np.repeat(np.arange(len(parts), dtype=np.int32), [len(tokens) for tokens, _, _ in parts]),
         block_tables=tables,
         logit_rows=np.arange(n_tokens, dtype=np.int32),
+        residual_tables=np.where(tables < 0, tables, tables + np.int32(RESIDUALS)),
     )
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
-from random_models import batch
+from random_models import RESIDUALS, batch
 
 from llmrun.cpu_kernels.step import BLOCK_TOKENS
 from llmrun.runner.cpu_model import MAX_TOKENS
 from llmrun.runner.model import Model
 
-N_BLOCKS = 64
-"""Blocks that a model needs for a schedule."""
+N_BLOCKS = RESIDUALS
+"""Blocks that a model needs for a schedule, and once more for residuals."""
 
 N_OTHER_TOKENS = 130
 """Most tokens of a text that keeps the first one company."""

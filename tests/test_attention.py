@@ -87,14 +87,15 @@ def names(kv: str, head_dim: int) -> tuple[str, str]:
 
 def attend(
     isa: str, q: np.ndarray, cache: Cache | ByteCache, tokens: Tokens, *, window: int, n_threads: int = 1,
-    spread: bool = False, tables: np.ndarray = TABLES, both_ways: bool = False,
+    spread: bool = False, tables: np.ndarray = TABLES, residual_tables: np.ndarray | None = None,
+    both_ways: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """What the two kernels make of a batch: (n_tokens, n_heads, head_dim)."""
     n_tokens, n_heads, head_dim = q.shape
     group, kv = n_heads // N_KV_HEADS, cache.kv.name if isinstance(cache, ByteCache) else "f16"
     step = Step(max(n_tokens, len(tables)), MAX_BLOCKS, N_KV_HEADS, group, n_threads, {})
     nothing = np.zeros(0, np.int32)
-    step.fill(np.zeros(n_tokens, np.int32), tokens.positions, tokens.sequences, tables, nothing)
+    step.fill(np.zeros(n_tokens, np.int32), tokens.positions, tokens.sequences, tables, nothing, residual_tables)
     out, scratch_bytes = Guarded(q.nbytes), attention_scratch_bytes(head_dim)
     scratch = Guarded(scratch_bytes * n_threads)
     partials = Guarded(n_tokens * N_KV_HEADS * MAX_BLOCKS * MAX_COLUMNS * column_bytes(head_dim) if spread else 0)
@@ -102,7 +103,8 @@ def attend(
         "tiles": step.address("tiles"), "n_tiles": step.address("n_tiles"), "spread": count(spread), "q": q,
         "q_stride": q[0].nbytes, "out": out.bytes, "out_stride": q[0].nbytes, "n_kv_heads": N_KV_HEADS, "group": group,
         "window": window, "positions": tokens.positions, "sequences": tokens.sequences,
-        "block_tables": step.address("block_tables"), "table_stride": step.table_stride,
+        "block_tables": step.address("block_tables"), "residual_tables": step.address("residual_tables"),
+        "table_stride": step.table_stride,
         "k_cache": cache.stored_keys(), "v_cache": cache.stored_values(), "scratch": scratch.bytes,
         "scratch_stride": scratch_bytes, "partials": partials.bytes, "max_blocks": MAX_BLOCKS,
         "lengths": step.address("lengths") if both_ways else 0,

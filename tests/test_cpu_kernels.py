@@ -240,6 +240,7 @@ class RopeCase:
     positions = np.array([0, 1, 62, 63, 64, 65, 130], np.int32)
     sequences = np.array([0, 0, 1, 1, 1, 1, 2], np.int32)
     tables = np.array([[6, 0, 0], [2, 5, 0], [0, 0, 3]], np.int32)
+    residuals = np.array([[1, -1, -1], [-1, 4, -1], [-1, -1, -1]], np.int32)
 
     def __init__(self, head_dim: int, rope_dim: int, group: int, *, extras: bool):
         rng = np.random.default_rng(head_dim + rope_dim)
@@ -273,7 +274,8 @@ class RopeCase:
             v_stride=v[0].nbytes, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim,
             q_bias=q_bias, k_bias=k_bias, v_bias=v_bias, q_norm=q_norm, k_norm=k_norm, eps=1e-6, angles=turns,
             rope_dim=2 * self.angles.shape[1], paired=int(paired), scale=0.125, positions=self.positions,
-            sequences=self.sequences, block_tables=self.tables, table_stride=12, k_cache=keys, v_cache=values,
+            sequences=self.sequences, block_tables=self.tables, residual_tables=self.residuals, table_stride=12,
+            k_cache=keys, v_cache=values,
         )  # fmt: skip
         return q
 
@@ -340,6 +342,16 @@ def test_rope_stores_few_bits(isa: str, kv_name: str, head_dim: int, group: int)
     keys = cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)
     rounding = 0.51 / 127 if kv.key_bits == 8 else 1.01 / 8  # the largest of the other sign is cut off at 7
     assert (np.abs(keys - expected) <= rounding * largest + 1e-6).all()
+    if kv.has_residuals:
+        blocks = case.residuals[case.sequences, case.positions // 64]
+        kept = blocks >= 0
+        where = (blocks[kept], slice(None), case.positions[kept] % 64)
+        left = turned(added)[kept] - numbers[kept] * np.repeat(scales[kept].astype(np.float32), 32, axis=-1)
+        numbers, scales = numbers_and_scales(left, kv.value_bits)
+        np.testing.assert_array_equal(cache.values[where], numbers)
+        np.testing.assert_array_equal(cache.value_scales[where], scales)
+        keys[kept] += cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)
+        assert (np.abs(keys - expected)[kept] <= 1.01 / 8 / 8 * largest[kept] + 1e-6).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -58,7 +58,7 @@ def texts(path: Path) -> list[np.ndarray]:
 def load(path: Path, kv_type: str, n_threads: int, isa: str | None = None) -> CPUModel:
     with GGUFFile.open(path) as gguf:
         model = CPUModel(gguf, n_threads, isa=isa, kv_type=kv_type)
-    model.allocate_kv(N_BLOCKS)
+    model.allocate_kv(2 * N_BLOCKS)
     return model
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mock_model import ByteTokenizer, MockModel, TurnTemplate, mock_engine
-from random_models import N_VOCAB, all_logits, write_random_model
+from random_models import N_VOCAB, RESIDUALS, all_logits, write_random_model
 
 from llmrun.cpu_kernels.kv_types import KV_TYPES
 from llmrun.quant_formats.gguf_file import GGUFFile
@@ -230,7 +230,7 @@ def path(kind: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def fresh(kind: tuple[str, str], path: Path) -> Iterator[CPUModel]:
     """A model that only ever reads whole texts."""
     model = load(path, kind[1], n_threads=1)
-    model.allocate_kv(8)
+    model.allocate_kv(RESIDUALS + 8)
     yield model
     model.close()
 
