@@ -224,9 +224,9 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
 def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Callable:
     """`add(q, keys, values, more_keys, more_values, ahead, weights, results, here, c, sharing, window)`: one block.
 
-    For 1 to 4 columns. `more_keys` and `more_values` are the block's residuals, if they are not 0. `here` is the position
-    of the tile's first token counted from the block's first; `c` is the first column's number; the next block is
-    `ahead` heads of a block further. After every `sharing` columns, one more token is seen.
+    For 1 to 4 columns. `more_keys` and `more_values` are the block's residuals, if they are not 0. `here` is the
+    position of the tile's first token counted from the block's first; `c` is the first column's number; the next block
+    is `ahead` heads of a block further. After every `sharing` columns, one more token is seen.
     """
     layout = layout_of(kv)
     scores = layout.build_scores(isa, head_dim, columns, kv)

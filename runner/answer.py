@@ -33,8 +33,10 @@ class Answer(Generation):
 
     @property
     def is_about_to_fill(self) -> bool:
-        """Whether the next id fills the context and so ends the answer."""
-        return len(self._sequence.tokens) + 1 >= self._sequence.n_ctx
+        """Whether the next id fills the context, and ends the answer for no other reason."""
+        sequence = self._sequence
+        is_last = sequence.stats.n_generated + 1 == sequence.params.max_tokens
+        return len(sequence.tokens) + 1 >= sequence.n_ctx and not is_last
 
     def rebase(self, prompt: list[int]) -> None:
         """Go on with the same answer after another prompt."""

@@ -79,11 +79,13 @@ class BlockTable:
         if len(nodes) == n_full:
             return 0
         del self.tokens[n_full * BLOCK_TOKENS :]
+        for i in [i for i in self.residuals if i >= n_full]:  # written in part, or not at all
+            self._kv_cache.release(self.residuals.pop(i))
         for i, node in enumerate(nodes[n_full:], n_full):
             self._put(i, node)
             self.tokens += node.tokens
         self._nodes = nodes
-        self.truncate(len(self.tokens))
+        self._settle_residuals(len(self.tokens))
         return len(self.tokens) - n_before
 
     def fork(self) -> "BlockTable":
@@ -106,12 +108,7 @@ class BlockTable:
         lacking = self._lacking(n_tokens, self._nodes)
         if lacking:
             n_tokens = 0 if 0 in lacking else self._first_of_run(n_tokens) * BLOCK_TOKENS
-        needed = self.needed_residuals(n_tokens)
-        for i in needed:
-            if i not in self.residuals:
-                self._put_residual(i, self._nodes[i])
-        for i in [i for i in self.residuals if i not in needed]:
-            self._kv_cache.release(self.residuals.pop(i))
+        self._settle_residuals(n_tokens)
         del self.tokens[n_tokens:]
         del self._nodes[n_tokens // BLOCK_TOKENS :]
         while len(self.blocks) > blocks_for(n_tokens):  # the last one first; see PrefixTree
@@ -205,6 +202,15 @@ class BlockTable:
         if index in self.residuals:
             self._kv_cache.release(self.residuals[index])
         self.residuals[index] = node.residual
+
+    def _settle_residuals(self, n_tokens: int) -> None:
+        """Hold those that the token after `n_tokens` reads, and no others."""
+        needed = self.needed_residuals(n_tokens)
+        for i in needed:
+            if i not in self.residuals:
+                self._put_residual(i, self._nodes[i])
+        for i in [i for i in self.residuals if i not in needed]:
+            self._kv_cache.release(self.residuals.pop(i))
 
     def _first_of_run(self, n_tokens: int) -> int:
         """Index of the first block of the run that the token after `n_tokens` is in; 0 without residuals."""

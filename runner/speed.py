@@ -21,7 +21,7 @@ class SpeedTest:
         n_ring = ring_blocks(model.residual_blocks)
         model.allocate_kv(batch * (n_blocks + n_ring))
         self._tables = np.arange(batch * n_blocks, dtype=np.int32).reshape(batch, n_blocks)
-        firsts = batch * n_blocks + n_ring * np.arange(batch)
+        firsts = [batch * n_blocks + n_ring * row for row in range(batch)]
         self._residuals = np.stack([residual_ring(n_blocks, first, model.residual_blocks) for first in firsts])
         self._random = np.random.default_rng(0)
         self.n_max = n_blocks * BLOCK_TOKENS

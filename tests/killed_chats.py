@@ -1,8 +1,11 @@
-"""Kills processes that chat, at random moments, and looks at what is left: `python killed_chats.py FOLDER KILLS SEED`.
+"""Kills processes that chat, at random moments, and looks at what is left.
+
+    python killed_chats.py FOLDER KILLS SEED RESIDUALS
 
 A process says, takes back and changes things in one session over and over, and writes into a journal what it is about
 to do and what came of it. Once it is dead, the session must hold what the journal says was done, and may hold what
 was being done; the one thing that may be missing is the answer in progress. Then the next one goes on with it.
+RESIDUALS is how many blocks keep them; see `Model.residual_blocks`.
 """
 
 import json
@@ -46,7 +49,9 @@ class FatModel(LetterModel):
 
 def open_last(folder: Path, notices: list[str]) -> Session:
     """Open the session, whatever notice there is."""
-    session = open_session(SessionStore(folder), notify=notices.append, model=FatModel(), n_ctx=N_CTX)
+    session = open_session(
+        SessionStore(folder), notify=notices.append, model=FatModel(residual_blocks=int(sys.argv[4])), n_ctx=N_CTX
+    )
     session.chat.overflow = "shift"
     return session
 
@@ -148,7 +153,9 @@ def check(folder: Path, known: list[Message]) -> tuple[str, int]:
         if random.random() < 0.2:
             generation = session.send("Well?", SamplingParams(temperature=0, max_tokens=10))
             fresh = engine(n_ctx=N_CTX).generate(generation.prompt_ids, SamplingParams(temperature=0, max_tokens=10))
-            assert read(generation) == read(fresh), "another answer than without the restart"
+            mine, wanted = read(generation), read(fresh)
+            told = f"{mine!r} is another answer than {wanted!r}, the one without the restart"
+            assert mine == wanted, f"{told}, after {len(generation.prompt_ids)} tokens, {n_restored} of them restored"
     return step["op"], n_restored
 
 
@@ -163,7 +170,7 @@ def start(folder: Path, seed: int) -> int:
                 traceback.print_exc()
             os._exit(1)
         return pid
-    return subprocess.Popen([sys.executable, __file__, str(folder), "chat", str(seed)]).pid
+    return subprocess.Popen([sys.executable, __file__, str(folder), "chat", str(seed), sys.argv[4]]).pid
 
 
 def main() -> None:

@@ -99,20 +99,22 @@ class MockModel:
     """Logits are a function of the ids that the model finds in its own KV memory, through the block tables.
 
     So an id that was never computed, or was overwritten by another sequence, changes what comes out. `choose` gives the
-    next id for a history; without it the logits are noise, seeded by the history.
+    next id for a history; without it the logits are noise, seeded by the history. With `residual_blocks` it keeps
+    residuals too, and finds out if those that a token needs are not there.
     """
 
-    def __init__(self, choose: Callable[[list[int]], int] | None = None, n_ctx_train: int = 4096) -> None:
+    def __init__(
+        self, choose: Callable[[list[int]], int] | None = None, n_ctx_train: int = 4096, residual_blocks: int = 0
+    ) -> None:
         sizes: dict[str, Any] = {field.name: 1 for field in dataclasses.fields(ModelConfig)}
         sizes |= {"architecture": "mock", "name": "mock", "n_vocab": N_VOCAB, "n_ctx_train": n_ctx_train}
         sizes |= {"n_embd": N_EMBD, "pooling": "mean"}
         self.config = ModelConfig(**sizes)
-        self.choose = choose
+        self.choose, self.residual_blocks = choose, residual_blocks
         self.batches: list[Batch] = []
         self.is_closed = False
 
     kv_block_bytes = 4 * BLOCK_TOKENS
-    residual_blocks = 0
 
     def allocate_kv(self, n_blocks: int) -> None:
         self.memory = np.full((n_blocks, BLOCK_TOKENS), -1, np.int32)
@@ -143,9 +145,25 @@ class MockModel:
         blocks = batch.block_tables[batch.sequence, batch.positions // BLOCK_TOKENS]
         assert (blocks >= 0).all(), "a token without a block"
         memory[blocks, batch.positions % BLOCK_TOKENS] = batch.tokens
+        if self.residual_blocks and memory is self.memory:
+            self._check_residuals(batch)
         tables = batch.block_tables[batch.sequence[batch.logit_rows]]
         ends = batch.positions[batch.logit_rows] + 1
         return [memory[table].reshape(-1)[:end].tolist() for table, end in zip(tables, ends, strict=True)]
+
+    def _check_residuals(self, batch: Batch) -> None:
+        """Store them, and look at all that the tokens need: they are told from ids by being negative."""
+        assert batch.residual_tables is not None
+        residuals = batch.residual_tables[batch.sequence, batch.positions // BLOCK_TOKENS]
+        assert (residuals >= 0).all(), "a token without room for its residuals"
+        self.memory[residuals, batch.positions % BLOCK_TOKENS] = -2 - batch.tokens
+        for sequence, position in zip(batch.sequence, batch.positions, strict=True):
+            table, of_table = batch.block_tables[sequence], batch.residual_tables[sequence]
+            first = position // BLOCK_TOKENS // self.residual_blocks * self.residual_blocks
+            for i in {0, *range(first, position // BLOCK_TOKENS + 1)}:
+                n = min(BLOCK_TOKENS, position + 1 - i * BLOCK_TOKENS)
+                assert of_table[i] >= 0, "residuals that were given up"
+                assert (self.memory[of_table[i], :n] == -2 - self.memory[table[i], :n]).all(), "residuals of others"
 
     def read_kv(self, block: int, out: np.ndarray) -> None:
         out[:] = self.memory[block].view(np.uint8)

@@ -92,13 +92,14 @@ def attend(
 ) -> np.ndarray:  # fmt: skip
     """What the two kernels make of a batch: (n_tokens, n_heads, head_dim)."""
     n_tokens, n_heads, head_dim = q.shape
-    group, kv = n_heads // N_KV_HEADS, cache.kv.name if isinstance(cache, ByteCache) else "f16"
-    step = Step(max(n_tokens, len(tables)), MAX_BLOCKS, N_KV_HEADS, group, n_threads, {})
+    group, max_blocks = n_heads // N_KV_HEADS, tables.shape[1]
+    kv = cache.kv.name if isinstance(cache, ByteCache) else "f16"
+    step = Step(max(n_tokens, len(tables)), max_blocks, N_KV_HEADS, group, n_threads, {})
     nothing = np.zeros(0, np.int32)
     step.fill(np.zeros(n_tokens, np.int32), tokens.positions, tokens.sequences, tables, nothing, residual_tables)
     out, scratch_bytes = Guarded(q.nbytes), attention_scratch_bytes(head_dim)
     scratch = Guarded(scratch_bytes * n_threads)
-    partials = Guarded(n_tokens * N_KV_HEADS * MAX_BLOCKS * MAX_COLUMNS * column_bytes(head_dim) if spread else 0)
+    partials = Guarded(n_tokens * N_KV_HEADS * max_blocks * MAX_COLUMNS * column_bytes(head_dim) if spread else 0)
     fields = {
         "tiles": step.address("tiles"), "n_tiles": step.address("n_tiles"), "spread": count(spread), "q": q,
         "q_stride": q[0].nbytes, "out": out.bytes, "out_stride": q[0].nbytes, "n_kv_heads": N_KV_HEADS, "group": group,
@@ -106,7 +107,7 @@ def attend(
         "block_tables": step.address("block_tables"), "residual_tables": step.address("residual_tables"),
         "table_stride": step.table_stride,
         "k_cache": cache.stored_keys(), "v_cache": cache.stored_values(), "scratch": scratch.bytes,
-        "scratch_stride": scratch_bytes, "partials": partials.bytes, "max_blocks": MAX_BLOCKS,
+        "scratch_stride": scratch_bytes, "partials": partials.bytes, "max_blocks": max_blocks,
         "lengths": step.address("lengths") if both_ways else 0,
     }  # fmt: skip
     k = kernels(isa, n_threads)
@@ -128,6 +129,40 @@ def test_attention(isa: str, kv: str, head_dim: int, group: int, window: int) ->
         np.testing.assert_allclose(result, expected(name, group, kv, head_dim, window), rtol=0, atol=TOLERANCE[kv])
         for n_threads, spread in ((1, True), (2, False), (2, True)):
             again = attend(isa, q, cache, tokens, window=window, n_threads=n_threads, spread=spread)
+            np.testing.assert_array_equal(again, result)
+
+
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize(("isa", "head_dim"), [(isa, head_dim) for isa, kv, head_dim in CASES if kv == "q4_0"])
+def test_residuals(isa: str, head_dim: int, group: int, window: int) -> None:
+    """Of the first block, and of the run of blocks that a token is in; others are not read, whatever is there."""
+    kv = KV_TYPES["q4_0"]
+    tables, residuals = np.array([[7, 2, 9, 5, 3]], np.int32), np.array([[11, 4, 1, 0, 6]], np.int32)
+    rng = np.random.default_rng(head_dim)
+    both = Cache(*(rng.normal(size=(N_BLOCKS, N_KV_HEADS, 64, head_dim)).astype(np.float32) for _ in range(2)))
+    rough = ByteCache.of(both, kv)
+    left = Cache(both.keys - rough.floats().keys, both.values - rough.floats().values)
+    fine = ByteCache.of(Cache(*(x.astype(np.float32) for x in (left.keys, left.values))), kv)
+    stored = dataclasses.replace(rough)
+    for name in ("keys", "values", "key_scales", "value_scales"):
+        getattr(stored, name)[residuals[0]] = getattr(fine, name)[tables[0]]
+    parts = [[getattr(x.floats(), name)[tables[0]] for x in (rough, fine)] for name in ("keys", "values")]
+    for first, end in ((0, 3), (60, 70), (250, 262), (299, 300)):
+        tokens = Tokens.of((0, first, end))
+        q = queries(tokens, group, head_dim)
+        result = attend(isa, q, stored, tokens, window=window, tables=tables, residual_tables=residuals)
+        for i, position in enumerate(range(first, end)):
+            is_fine = [block == 0 or block // 4 == position // 256 for block in range(5)]
+            seen = Cache(*(a + b * np.reshape(is_fine, (-1, 1, 1, 1)) for a, b in parts))
+            where = tokens.positions[i : i + 1], tokens.sequences[i : i + 1], np.arange(5)[None]
+            exact = attention(q[i : i + 1], seen, *where, window=window)
+            np.testing.assert_allclose(result[i : i + 1], exact, rtol=0, atol=TOLERANCE["q4_0"])
+        for n_threads, spread in ((1, True), (2, False), (2, True)):
+            again = attend(
+                isa, q, stored, tokens, window=window, n_threads=n_threads, spread=spread, tables=tables,
+                residual_tables=residuals,
+            )  # fmt: skip
             np.testing.assert_array_equal(again, result)
 
 

@@ -140,6 +140,18 @@ def test_an_answer_that_fills_the_context_alone_ends() -> None:
     assert chat.n_dropped == 4
 
 
+def test_the_last_id_of_an_answer_drops_nothing() -> None:
+    chat = new_chat("shift", [])
+    read(chat.send("a question"))
+    generation = chat.send("another " * 45, SamplingParams(max_tokens=1))
+    read(generation)
+    n_left = N_CTX - len(generation.prompt_ids)
+    again = chat.retry(SamplingParams(temperature=0, max_tokens=n_left))
+    assert len(read(again)) == n_left
+    assert again.prompt_ids == generation.prompt_ids
+    assert chat.n_dropped == 0
+
+
 def test_a_stop_string_across_a_shift() -> None:
     chat = new_chat("shift", [])
     for i in range(4):

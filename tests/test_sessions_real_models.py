@@ -18,7 +18,7 @@ PARAMS = SamplingParams(seed=1, max_tokens=70)
 TEXTS = ("Tell me about the sea, please. " * 12, "Why?", "And then?")
 
 
-@pytest.fixture(params=["f16", "q8_0"])
+@pytest.fixture(params=["f16", "q8_0", "q4_0"])
 def engine(request: pytest.FixtureRequest, smollm2_path: Path) -> Iterator[Engine]:
     with Engine.load(smollm2_path, n_ctx=1024, kv_type=request.param) as engine:
         yield engine

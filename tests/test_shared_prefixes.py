@@ -104,6 +104,22 @@ def test_the_same_prompt_many_times_at_once_is_computed_once() -> None:
     assert model.n_tokens == sum(1000 - n for n in cached) + 4 * 9
 
 
+def test_catching_up_takes_the_residuals_over_too() -> None:
+    engine = mock_engine(MockModel(residual_blocks=4), n_ctx=1024, n_parallel=2)
+    behind, ahead = engine.new_table(), engine.new_table()
+    prompt = list(b"some prompt, " * 40)
+    run(engine.submit(prompt[:10], SamplingParams(temperature=0, max_tokens=1), behind))
+    run(engine.submit(prompt[:200], SamplingParams(temperature=0, max_tokens=1), ahead))
+    assert behind.reserve(300)
+    assert behind.catch_up(prompt[:128]) == 118
+    assert behind.residuals == {i: ahead.residuals[i] for i in range(2)}  # its own were hardly written
+    run(engine.submit(prompt[:120], GREEDY, behind))
+    run(engine.submit(prompt, GREEDY, ahead))
+    assert behind.reuse(prompt) == 512
+    assert sorted(behind.residuals) == [0]
+    assert run(engine.submit(prompt, GREEDY, behind)).ids == run(mock_engine(MockModel()).generate(prompt, GREEDY)).ids
+
+
 def test_what_is_kept_never_stands_in_the_way() -> None:
     engine = mock_engine(MockModel(), n_ctx=256)
     for i in range(20):
@@ -113,22 +129,31 @@ def test_what_is_kept_never_stands_in_the_way() -> None:
     assert (engine.kv_cache.n_available, engine.kv_cache.n_cached) == (4, 3)
 
 
+def read_block(engine: Engine, block: int) -> bytes:
+    out = np.empty(engine.model.kv_block_bytes, np.uint8)
+    engine.model.read_kv(block, out)
+    return out.tobytes()
+
+
 def read_blocks(engine: Engine, table: BlockTable) -> list[bytes]:
-    contents = np.empty((len(table.blocks), engine.model.kv_block_bytes), np.uint8)
-    for block, out in zip(table.blocks, contents, strict=True):
-        engine.model.read_kv(block, out)
-    return [out.tobytes() for out in contents]
+    return [read_block(engine, block) for block in table.blocks]
 
 
-def test_restored_blocks_need_no_prefill() -> None:
-    engine = mock_engine(MockModel(), n_ctx=512)
+def read_residuals(engine: Engine, table: BlockTable) -> dict[int, bytes]:
+    return {i: read_block(engine, block) for i, block in table.residuals.items()}
+
+
+@pytest.mark.parametrize("residual_blocks", [0, 2, 4])
+def test_restored_blocks_need_no_prefill(residual_blocks: int) -> None:
+    engine = mock_engine(MockModel(residual_blocks=residual_blocks), n_ctx=512)
     table = engine.new_table()
     first = run(engine.submit(list(b"remember " * 30), GREEDY, table))
-    blocks, tokens = read_blocks(engine, table), table.tokens.copy()
-    model = MockModel()
+    blocks, residuals, tokens = read_blocks(engine, table), read_residuals(engine, table), table.tokens.copy()
+    model = MockModel(residual_blocks=residual_blocks)
     other = mock_engine(model, n_ctx=512)
     restored = other.new_table()
-    assert other.restore(restored, tokens, blocks.__getitem__) == len(tokens) == len(first.prompt_ids) + 9
+    n_restored = other.restore(restored, tokens, blocks.__getitem__, residuals.__getitem__)
+    assert n_restored == len(tokens) == len(first.prompt_ids) + 9
     prompt = [*first.prompt_ids, *first.ids, ord("?")]
     again = run(other.submit(prompt, GREEDY, restored))
     assert again.stats.n_cached == len(tokens)
@@ -136,7 +161,13 @@ def test_restored_blocks_need_no_prefill() -> None:
     assert again.ids == run(engine.submit(prompt, GREEDY, table)).ids
     restored.release()
     other.kv_cache.clear()
-    assert other.kv_cache.n_free == 8
+    assert other.kv_cache.n_free == other.kv_cache.n_blocks
+    if residual_blocks:  # without them, up to the beginning of the last run
+        first_of_run = 64 * residual_blocks * (len(tokens) // (64 * residual_blocks))
+        without = {i: contents for i, contents in residuals.items() if i == 0}
+        assert other.restore(other.new_table(), tokens, blocks.__getitem__, without.__getitem__) == first_of_run
+        other.kv_cache.clear()
+        assert other.restore(other.new_table(), tokens, blocks.__getitem__) == 0
 
 
 def test_restoring_takes_what_is_there_and_what_fits() -> None:
@@ -155,10 +186,11 @@ def test_restoring_takes_what_is_there_and_what_fits() -> None:
     assert small.restore(small.new_table(), tokens, blocks[:2].__getitem__) == 2 * BLOCK_TOKENS
 
 
-def test_a_thousand_turns_with_edits_and_retries_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("residual_blocks", [0, 2])
+def test_a_thousand_turns_with_edits_and_retries_leave_nothing_behind(residual_blocks: int) -> None:
     """Three conversations, on an engine that has room for two."""
     rng = random.Random(1)
-    model = MockModel()
+    model = MockModel(residual_blocks=residual_blocks)
     engine = mock_engine(model, n_ctx=512, n_parallel=2)
     chats: list[tuple[BlockTable, list[int]]] = [(engine.new_table(), []) for _ in range(3)]
     sizes = []
@@ -196,7 +228,31 @@ def test_a_thousand_turns_with_edits_and_retries_leave_nothing_behind() -> None:
         table.release()
     assert engine.kv_cache.n_available == engine.kv_cache.n_blocks
     engine.close()
-    assert (engine.kv_cache.n_free, engine.kv_cache.n_cached) == (16, 0)
+    assert (engine.kv_cache.n_free, engine.kv_cache.n_cached) == (engine.kv_cache.n_blocks, 0)
+
+
+def test_going_back_without_residuals_begins_the_run_again() -> None:
+    model = MockModel(residual_blocks=2)
+    engine = mock_engine(model, n_ctx=1024)
+    table = engine.new_table()
+    prompt = list(b"some prompt, " * 50)
+    run(engine.submit(prompt, GREEDY, table))
+    assert sorted(table.residuals) == [0, 10]
+    retry = run(engine.submit([*prompt[:-1], ord("!")], GREEDY, table))
+    assert retry.stats.n_cached == len(prompt) - 1
+    run(engine.submit([*prompt[:200], *b"other"], GREEDY, table))
+    assert sorted(table.residuals) == [0, 2, 3]
+    back = run(engine.submit(prompt, GREEDY, table))
+    assert back.stats.n_cached == 640  # the prefix tree keeps residuals as long as there is room
+    while engine.kv_cache.tree._idle_residuals:
+        for block in engine.kv_cache.tree.evict():
+            engine.kv_cache.release(block)
+    again = run(engine.submit([*prompt[:300], *b"other"], GREEDY, table))
+    assert again.stats.n_cached == 256
+    assert again.ids == run(mock_engine(MockModel()).generate([*prompt[:300], *b"other"], GREEDY)).ids
+    table.release()
+    engine.kv_cache.clear()
+    assert engine.kv_cache.n_free == engine.kv_cache.n_blocks
 
 
 # -- the same logits, to the bit, on models with weights --------------------------------------------------------------
@@ -303,18 +359,17 @@ def test_blocks_are_read_copied_and_written(engine: Engine, kind: tuple[str, str
     table = engine.new_table()
     params = SamplingParams(temperature=0, max_tokens=20)
     first = run(engine.submit(TEXTS[0][:150], params, table))
-    blocks, tokens = read_blocks(engine, table), table.tokens.copy()
+    blocks, residuals, tokens = read_blocks(engine, table), read_residuals(engine, table), table.tokens.copy()
     spare = engine.kv_cache.allocate()
     engine.model.copy_kv(table.blocks[1], spare)
-    out = np.empty(engine.model.kv_block_bytes, np.uint8)
-    engine.model.read_kv(spare, out)
-    assert out.tobytes() == blocks[1]
+    assert read_block(engine, spare) == blocks[1]
     engine.kv_cache.release(spare)
     with Engine(load(path, kind[1], 1), ByteTokenizer(), n_ctx=320) as other:  # type: ignore[arg-type]
         assert other.fingerprint == engine.fingerprint
         restored = other.new_table()
-        assert other.restore(restored, tokens, blocks.__getitem__) == len(tokens)
+        assert other.restore(restored, tokens, blocks.__getitem__, residuals.__getitem__) == len(tokens)
         assert read_blocks(other, restored) == blocks
+        assert read_residuals(other, restored) == residuals
         prompt = [*first.prompt_ids, *first.ids, 3]
         found, wanted = run(other.submit(prompt, params, restored)), run(engine.submit(prompt, params, table))
         assert (found.ids, found.stats.n_cached) == (wanted.ids, len(tokens))
