@@ -108,7 +108,7 @@ def main() -> None:
     print(f"{options.windows * options.length} positions\n")
     print("| keys and values | of f16's memory | perplexity | standard error | mean KL |\n|---|---|---|---|---|")
     for name, change in found.items():
-        share = KV_TYPES[name].block_bytes(64) / KV_TYPES[DEFAULT].block_bytes(64)
+        share = KV_TYPES[name].dim_bytes / KV_TYPES[DEFAULT].dim_bytes
         print(f"| {name} | {share:.3f} | {change.perplexity:+.3%} | {change.error:.3%} | {change.divergence:.1e} |")
 
 

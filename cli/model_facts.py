@@ -69,7 +69,7 @@ class ModelFacts:
         """Memory of the keys and values of `n_tokens` tokens of context; 0 if the file does not give the shapes."""
         if not (self.n_layers and self.n_kv_heads and self.head_dim):
             return 0
-        block_bytes = self.n_layers * self.n_kv_heads * KV_TYPES[kv_type].block_bytes(self.head_dim)
+        block_bytes = self.n_layers * self.n_kv_heads * 2 * KV_TYPES[kv_type].head_bytes(self.head_dim)
         return block_bytes * n_tokens // BLOCK_TOKENS
 
 

@@ -48,7 +48,7 @@ KVTypeName = Annotated[
     typer.Option(
         "--kv-type",
         metavar="TYPE",
-        help="Keys and values as f16 (default), q8_0 (half the memory), q8_q4 (0.4 of it) or q4_0 (a quarter, coarse).",
+        help="Keys and values as f16 (default), q8_0 (half the memory) or q4_0 (little more than a quarter).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs to read.")]

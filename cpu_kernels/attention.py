@@ -170,7 +170,7 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     """
     add1, add2, add3, add4 = (_build_add_block(isa, head_dim, kv, n) for n in (1, 2, 3, 4))
     result_bytes, q_bytes, has_residuals = column_bytes(head_dim), 4 * head_dim, kv.has_residuals
-    key_bytes, value_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim)
+    head_bytes = kv.head_bytes(head_dim)
 
     @device
     def entry_of(op, tables, token, block):
@@ -200,11 +200,11 @@ def _build_add_blocks(isa: Isa, head_dim: int, kv: KVType) -> Callable:
             follower = block + 1 if block + 1 < last else next_run * RUN_BLOCKS
             place = place_of(op, token, block, kv_head)
             ahead = place_of(op, token, follower, kv_head) - place if follower < end else 0
-            keys = load_word(op + ATTENTION.k_cache) + place * key_bytes
-            values = load_word(op + ATTENTION.v_cache) + place * value_bytes
+            keys = load_word(op + ATTENTION.k_cache) + place * head_bytes
+            values = load_word(op + ATTENTION.v_cache) + place * head_bytes
             residual = residual_of(op, token, block, kv_head, position) if has_residuals else types.intp(-1)
-            more_keys = load_word(op + ATTENTION.k_cache) + residual * key_bytes if residual >= 0 else types.intp(0)
-            more_values = load_word(op + ATTENTION.v_cache) + residual * value_bytes
+            more_keys = load_word(op + ATTENTION.k_cache) + residual * head_bytes if residual >= 0 else types.intp(0)
+            more_values = load_word(op + ATTENTION.v_cache) + residual * head_bytes
             here = position - block * BLOCK_TOKENS
             for c in range(0, columns, TILE):
                 a, b, n = q + c * q_bytes, results + c * result_bytes, min(columns - c, TILE)
@@ -234,11 +234,11 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
     add_values = layout.build_values(isa, head_dim, columns, kv)
     has_residuals = kv.has_residuals
     add_scores = kv_bytes.build_scores(isa, head_dim, columns, kv, adds=True) if has_residuals else scores
-    key_bytes, value_bytes, result_bytes = kv.key_bytes(head_dim), kv.value_bytes(head_dim), column_bytes(head_dim)
+    head_bytes, result_bytes = kv.head_bytes(head_dim), column_bytes(head_dim)
 
     @device
     def add(q, keys, values, more_keys, more_values, ahead, weights, results, here, c, sharing, window):
-        scores(q, keys, ahead * key_bytes, weights)
+        scores(q, keys, ahead * head_bytes, weights)
         if has_residuals and more_keys:
             add_scores(q, more_keys, 0, weights)
         for t in range(columns):
@@ -247,7 +247,7 @@ def _build_add_block(isa: Isa, head_dim: int, kv: KVType, columns: int) -> Calla
             store_i32(weights + _LIMITS + 8 * t + 4, types.int32(visible))
         softmax(weights, weights + _LIMITS, results)
         visible = here + (c + columns - 1) // sharing + 1
-        add_values(weights, values, ahead * value_bytes, results, min(max(visible, 0), BLOCK_TOKENS))
+        add_values(weights, values, ahead * head_bytes, results, min(max(visible, 0), BLOCK_TOKENS))
         if has_residuals and more_keys:
             for t in range(columns):
                 store_f32(results + t * result_bytes + 8, types.float32(1))  # the factor of what is there

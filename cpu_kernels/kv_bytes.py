@@ -66,11 +66,10 @@ def build_store(isa: Isa, kv: KVType) -> Callable:
 def build_store_residual(isa: Isa, kv: KVType) -> Callable:
     """`store_residual(k, v, keys, values, slot, n)`: as `store` does it, of what is turned already."""
     has_residuals = kv.has_residuals
-    store_scales = {bits: _build_store_scale(isa, bits) for bits in (kv.key_bits, kv.value_bits)}
-    key_scale, value_scale = store_scales[kv.key_bits], store_scales[kv.value_bits]
-    store_key, store_value = _build_store_key(isa, kv.key_bits), _build_store_value(isa, kv.value_bits)
+    store_scale = _build_store_scale(isa, kv.bits)
+    store_key, store_value = _build_store_key(isa, kv.bits), _build_store_value(isa, kv.bits)
     leave_residual = _build_leave_residual(isa)
-    key_part, value_part = 64 * kv.key_bits, 256 * kv.value_bits  # bytes of 32 dimensions, of 16 tokens and of 64
+    key_part, value_part = 64 * kv.bits, 256 * kv.bits  # bytes of 32 dimensions, of 16 tokens and of 64
 
     @device
     def store_residual(k, v, keys, values, slot, n):
@@ -79,11 +78,11 @@ def build_store_residual(isa: Isa, kv: KVType) -> Callable:
         value = values + _SCALES_BYTES * n_blocks + slot % 16 * (value_part // 16) + slot // 16
         for b in range(n_blocks):
             scale = _SCALES_BYTES * b + 2 * slot
-            inverse = key_scale(k + 128 * b, keys + scale)
+            inverse = store_scale(k + 128 * b, keys + scale)
             store_key(k + 128 * b, inverse, key + key_part * b)
             if has_residuals:
                 leave_residual(k + 128 * b, inverse, load_f16(keys + scale))
-            inverse = value_scale(v + 128 * b, values + scale)
+            inverse = store_scale(v + 128 * b, values + scale)
             store_value(v + 128 * b, inverse, value + value_part * b)
             if has_residuals:
                 leave_residual(v + 128 * b, inverse, load_f16(values + scale))
@@ -184,7 +183,7 @@ def build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
     Two words for four dimensions, then -128 (or -8) times the sum of the integers of each 32 dimensions, and the scale.
     """
     emitted = simd.emitter_for(isa, 16)
-    products = ExactProducts(isa, kv.key_bits)
+    products = ExactProducts(isa, kv.bits)
     starts = 2 * head_dim
 
     @emitted(types.void, INTP, INTP, types.float32)
@@ -206,7 +205,7 @@ def build_take(isa: Isa, head_dim: int, kv: KVType) -> Callable:
             s.store(column + 32 * i, s.shuffle(first, second, [0, 4, 1, 5, 2, 6, 3, 7]))
         for b in range(head_dim // 32):
             total = s.reduce(quants[2 * b] + quants[2 * b + 1], lambda x, y: x + y)
-            s.store(column + (starts + 4 * b), s.like(total, 0) - (total << (kv.key_bits - 1)))
+            s.store(column + (starts + 4 * b), s.like(total, 0) - (total << (kv.bits - 1)))
         s.store(column + (starts + head_dim // 8), largest * (1 / products.largest))
 
     return take
@@ -219,12 +218,12 @@ def build_scores(isa: Isa, head_dim: int, columns: int, kv: KVType, *, adds: boo
     fetched.
     """
     emitted = simd.emitter_for(isa)
-    products = ExactProducts(isa, kv.key_bits)
-    lanes, per_load = isa.lanes, 8 // kv.key_bits  # words of the query that meet what is loaded at once
+    products = ExactProducts(isa, kv.bits)
+    lanes, per_load = isa.lanes, 8 // kv.bits  # words of the query that meet what is loaded at once
     vectors = 2 if lanes == 16 else 1  # of `lanes` tokens, in registers at once
     n_passes = BLOCK_TOKENS // (lanes * vectors)
     tile = f32_tile(lanes, columns * vectors)
-    n_blocks, part, q_bytes, starts = head_dim // 32, 64 * kv.key_bits, 4 * head_dim, 2 * head_dim
+    n_blocks, part, q_bytes, starts = head_dim // 32, 64 * kv.bits, 4 * head_dim, 2 * head_dim
     group_bytes = part * n_blocks
 
     @emitted(tile)
@@ -284,10 +283,10 @@ def build_values(isa: Isa, head_dim: int, columns: int, kv: KVType) -> Callable:
     weights of the tokens from n on are zero.
     """
     emitted = simd.emitter_for(isa)
-    products = ExactProducts(isa, kv.value_bits)
+    products = ExactProducts(isa, kv.bits)
     lanes, n_blocks, result_bytes = isa.lanes, head_dim // 32, column_bytes(head_dim)
-    part, signed = 256 * kv.value_bits, kv.value_bits == 8
-    slices = _slices(lanes, kv.value_bits)
+    part, signed = 256 * kv.bits, kv.bits == 8
+    slices = _slices(lanes, kv.bits)
     at_once = 1 if products.signed_only else 2  # slices in registers at once
 
     def quantise(s, weights, scales, planes):

@@ -8,4 +8,4 @@ from llmrun.cpu_kernels.kv_types import KVType
 
 def layout_of(kv: KVType) -> ModuleType:
     """The module of a type."""
-    return kv_f16 if kv.key_bits == 16 else kv_bytes
+    return kv_f16 if kv.bits == 16 else kv_bytes

@@ -24,8 +24,7 @@ class KVType:
     """One way to store keys and values."""
 
     name: str
-    key_bits: int
-    value_bits: int
+    bits: int
 
     @property
     def suffix(self) -> str:
@@ -35,39 +34,29 @@ class KVType:
     @property
     def divisor(self) -> int:
         """What the size of a head has to be a multiple of."""
-        return 16 if self.key_bits == 16 else 32
+        return 16 if self.bits == 16 else 32
 
     @property
     def has_residuals(self) -> bool:
         """Whether what the bits leave is kept too, of the first and the last tokens."""
-        return self.key_bits == 4
+        return self.bits == 4
 
     @property
     def turns_values(self) -> bool:
         """Whether values are stored multiplied with a Hadamard matrix."""
-        return self.value_bits == 4
+        return self.bits == 4
 
-    def key_bytes(self, head_dim: int) -> int:
-        """Bytes of the keys that a block holds of one head."""
-        return head_dim * dim_bytes(self.key_bits)
+    def head_bytes(self, head_dim: int) -> int:
+        """Bytes of the keys, or of the values, that a block holds of one head."""
+        return head_dim * self.dim_bytes
 
-    def value_bytes(self, head_dim: int) -> int:
-        """Bytes of the values that a block holds of one head."""
-        return head_dim * dim_bytes(self.value_bits)
-
-    def block_bytes(self, head_dim: int) -> int:
-        """Bytes that a block takes for one head."""
-        return self.key_bytes(head_dim) + self.value_bytes(head_dim)
-
-
-def dim_bytes(bits: int) -> int:
-    """Bytes that a block takes for one dimension of one head, with the 32nd part of a scale in every token."""
-    return BLOCK_TOKENS * bits // 8 + (BLOCK_TOKENS // 16 if bits < 16 else 0)
+    @property
+    def dim_bytes(self) -> int:
+        """The same of one dimension, with the 32nd part of a scale in every token."""
+        return BLOCK_TOKENS * self.bits // 8 + (BLOCK_TOKENS // 16 if self.bits < 16 else 0)
 
 
 DEFAULT = "f16"
 
-KV_TYPES = {
-    kv.name: kv for kv in (KVType("f16", 16, 16), KVType("q8_0", 8, 8), KVType("q8_q4", 8, 4), KVType("q4_0", 4, 4))
-}
+KV_TYPES = {kv.name: kv for kv in (KVType("f16", 16), KVType("q8_0", 8), KVType("q4_0", 4))}
 """From the finest to the coarsest."""

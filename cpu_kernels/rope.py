@@ -10,7 +10,7 @@ from llmrun.cpu_kernels.fields import ROPE
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.kv_layouts import layout_of
-from llmrun.cpu_kernels.kv_types import KVType, dim_bytes
+from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.memory import load_f32, load_i32, load_word, store_f32
 from llmrun.cpu_kernels.rows import build_norm_sum
 from llmrun.cpu_kernels.share import share
@@ -22,13 +22,12 @@ def build_rope(isa: Isa, kv: KVType) -> Callable:
     prepare, store = _build_prepare(isa), layout_of(kv).build_store(isa, kv)
     has_residuals = kv.has_residuals
     store_residual = kv_bytes.build_store_residual(isa, kv) if has_residuals else store
-    key_dim_bytes, value_dim_bytes = dim_bytes(kv.key_bits), dim_bytes(kv.value_bits)
+    dim_bytes = kv.dim_bytes
 
     @device
     def place_of(op, block, head, n):
         dims = (block * load_word(op + ROPE.n_kv_heads) + head) * n
-        keys = load_word(op + ROPE.k_cache) + dims * key_dim_bytes
-        return keys, load_word(op + ROPE.v_cache) + dims * value_dim_bytes
+        return load_word(op + ROPE.k_cache) + dims * dim_bytes, load_word(op + ROPE.v_cache) + dims * dim_bytes
 
     @device
     def turn_query(op, t, head, n):

@@ -85,7 +85,7 @@ class ModelConfig:
 
     def kv_bytes_per_token(self, kv: KVType) -> int:
         """Bytes that the keys and values of one token take."""
-        return self.n_layers * self.n_kv_heads * kv.block_bytes(self.head_dim) // BLOCK_TOKENS
+        return self.n_layers * self.n_kv_heads * 2 * kv.head_bytes(self.head_dim) // BLOCK_TOKENS
 
 
 class _Reader:

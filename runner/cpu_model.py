@@ -60,7 +60,8 @@ class CPUModel:
         self._hidden_program: np.ndarray | None = None
         self.weight_bytes = sum(t.n_bytes for name, t in tensors.items() if name not in TABLES)
         """Bytes of weights that a token reads."""
-        self.kv_block_bytes = self.config.n_layers * sum(self._kv_layer_bytes)
+        self._kv_layer_bytes = self.config.n_kv_heads * self.kv_type.head_bytes(self.config.head_dim)
+        self.kv_block_bytes = 2 * self.config.n_layers * self._kv_layer_bytes
         self.residual_blocks = RUN_BLOCKS if self.kv_type.has_residuals else 0
 
     def allocate_kv(self, n_blocks: int) -> None:
@@ -114,21 +115,13 @@ class CPUModel:
         """All that keys and values depend on besides the ids."""
         return fingerprint(self.config, self._tensors, self.kv_type, self._isa)
 
-    @property
-    def _kv_layer_bytes(self) -> tuple[int, int]:
-        """Bytes of the keys, and of the values, that a block holds of one layer."""
-        n_heads, head_dim = self.config.n_kv_heads, self.config.head_dim
-        return n_heads * self.kv_type.key_bytes(head_dim), n_heads * self.kv_type.value_bytes(head_dim)
-
     def _new_kv(self, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-        shapes = [(self.config.n_layers, n_blocks, n_bytes) for n_bytes in self._kv_layer_bytes]
-        keys, values = (zeros(math.prod(shape)).reshape(shape) for shape in shapes)
-        return keys, values
+        shape = self.config.n_layers, n_blocks, self._kv_layer_bytes
+        return zeros(math.prod(shape)).reshape(shape), zeros(math.prod(shape)).reshape(shape)
 
-    def _by_layer(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _by_layer(self, block: np.ndarray) -> np.ndarray:
         assert block.size == self.kv_block_bytes, (block.size, self.kv_block_bytes)
-        keys, values = np.split(block, [self.config.n_layers * self._kv_layer_bytes[0]])
-        return keys.reshape(self.config.n_layers, -1), values.reshape(self.config.n_layers, -1)
+        return block.reshape(2, self.config.n_layers, self._kv_layer_bytes)
 
     def _kv_memory(self) -> tuple[np.ndarray, np.ndarray]:
         assert self._kv is not None, "allocate_kv comes first"

@@ -83,7 +83,7 @@ class Engine:
         isa: forces an instruction set; by default the best that this processor has.
         n_parallel: full contexts that the cache has room for; shorter sequences share them freely.
         kv_type: how keys and values are stored: "f16" (the default), or in less memory, "q8_0" (0.53 of it),
-            "q8_q4" (0.41) or "q4_0" (0.28).
+            or "q4_0" (0.28, and seven blocks more for each of n_parallel).
 
         Raises ModelFileError or UnsupportedModel for the file, ContextTooLong if n_ctx is more than the model was
         trained on, UsageError for a type of keys and values that does not exist or does not suit the model, OutOfMemory

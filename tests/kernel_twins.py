@@ -120,9 +120,9 @@ class ByteCache:
     @classmethod
     def of(cls, cache: Cache, kv: KVType) -> "ByteCache":
         """Quantise, what is turned after that; what is not a number gets scales that are not."""
-        keys, key_scales = numbers_and_scales(turned(cache.keys.astype(np.float32)), kv.key_bits)
+        keys, key_scales = numbers_and_scales(turned(cache.keys.astype(np.float32)), kv.bits)
         wide = cache.values.astype(np.float32)
-        values, value_scales = numbers_and_scales(turned(wide) if kv.turns_values else wide, kv.value_bits)
+        values, value_scales = numbers_and_scales(turned(wide) if kv.turns_values else wide, kv.bits)
         return cls(kv, keys, values, key_scales, value_scales)
 
     def floats(self) -> Cache:
@@ -133,15 +133,15 @@ class ByteCache:
 
     def stored_keys(self) -> np.ndarray:
         """As the cache holds them: scales, then four bytes of sixteen tokens, bytes with 128 added; uint8."""
-        packed = self.keys.view(np.uint8) ^ 128 if self.kv.key_bits == 8 else _nibbles(self.keys)
+        packed = self.keys.view(np.uint8) ^ 128 if self.kv.bits == 8 else _nibbles(self.keys)
         n_blocks, n_heads, _, n = packed.shape
         return _with_scales(self.key_scales, packed.reshape(n_blocks, n_heads, 4, 16, n // 4, 4).swapaxes(3, 4))
 
     def stored_values(self) -> np.ndarray:
         """As the cache holds them: scales, then one byte of four tokens, 16 apart; uint8."""
-        packed = self.values.view(np.uint8) if self.kv.value_bits == 8 else _nibbles(self.values)
+        packed = self.values.view(np.uint8) if self.kv.bits == 8 else _nibbles(self.values)
         n_blocks, n_heads, _, n = packed.shape
-        width = 4 * self.kv.value_bits  # bytes of 32 values
+        width = 4 * self.kv.bits  # bytes of 32 values
         words = packed.reshape(n_blocks, n_heads, 4, 16, n // width, width)
         return _with_scales(self.value_scales, words.transpose(0, 1, 4, 3, 5, 2))
 
@@ -154,14 +154,14 @@ class ByteCache:
             array[..., :n_scales].copy().view(np.float16).reshape(n_blocks, n_heads, -1, 64).swapaxes(2, 3)
             for array in (keys, values)
         ]
-        shape, width = (n_blocks, n_heads, 64, -1), 4 * kv.value_bits
+        shape, width = (n_blocks, n_heads, 64, -1), 4 * kv.bits
         key_words = keys[..., n_scales:].reshape(n_blocks, n_heads, 4, -1, 16, 4).swapaxes(3, 4)
         value_words = values[..., n_scales:].reshape(n_blocks, n_heads, -1, 16, width, 4).transpose(0, 1, 5, 3, 2, 4)
         packed_keys, packed_values = (np.ascontiguousarray(words).reshape(shape) for words in (key_words, value_words))
         return cls(
             kv,
-            (packed_keys ^ 128).view(np.int8) if kv.key_bits == 8 else _from_nibbles(packed_keys),
-            packed_values.view(np.int8) if kv.value_bits == 8 else _from_nibbles(packed_values),
+            (packed_keys ^ 128).view(np.int8) if kv.bits == 8 else _from_nibbles(packed_keys),
+            packed_values.view(np.int8) if kv.bits == 8 else _from_nibbles(packed_values),
             *scales,
         )
 

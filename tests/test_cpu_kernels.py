@@ -319,10 +319,7 @@ def test_rope_stores_few_bits(isa: str, kv_name: str, head_dim: int, group: int)
     added = case.v + case.biases[2]
     found = []
     for n_threads in (1, 2):
-        keys, values = (
-            Guarded(case.n_blocks * case.n_kv_heads * n_bytes)
-            for n_bytes in (kv.key_bytes(head_dim), kv.value_bytes(head_dim))
-        )
+        keys, values = (Guarded(case.n_blocks * case.n_kv_heads * n_bytes) for n_bytes in [kv.head_bytes(head_dim)] * 2)
         q = case.run_into(isa, n_threads, f"rope-{kv_name}", keys.bytes, values.bytes, paired=False)
         for memory in (keys, values):
             memory.check()
@@ -334,20 +331,20 @@ def test_rope_stores_few_bits(isa: str, kv_name: str, head_dim: int, group: int)
     keys, values = (array.reshape(case.n_blocks, case.n_kv_heads, -1) for array in stored)
     cache = ByteCache.from_stored(kv, keys, values, head_dim)
     where = (case.tables[case.sequences, case.positions // 64], slice(None), case.positions % 64)
-    numbers, scales = numbers_and_scales(turned(added) if kv.turns_values else added, kv.value_bits)
+    numbers, scales = numbers_and_scales(turned(added) if kv.turns_values else added, kv.bits)
     np.testing.assert_array_equal(cache.values[where], numbers)
     np.testing.assert_array_equal(cache.value_scales[where], scales)
     expected = turned(case.prepared(case.k, 1, paired=False))
     largest = np.repeat(np.abs(expected.reshape(*expected.shape[:-1], -1, 32)).max(-1), 32, axis=-1)
     keys = cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)
-    rounding = 0.51 / 127 if kv.key_bits == 8 else 1.01 / 8  # the largest of the other sign is cut off at 7
+    rounding = 0.51 / 127 if kv.bits == 8 else 1.01 / 8  # the largest of the other sign is cut off at 7
     assert (np.abs(keys - expected) <= rounding * largest + 1e-6).all()
     if kv.has_residuals:
         blocks = case.residuals[case.sequences, case.positions // 64]
         kept = blocks >= 0
         where = (blocks[kept], slice(None), case.positions[kept] % 64)
         left = turned(added)[kept] - numbers[kept] * np.repeat(scales[kept].astype(np.float32), 32, axis=-1)
-        numbers, scales = numbers_and_scales(left, kv.value_bits)
+        numbers, scales = numbers_and_scales(left, kv.bits)
         np.testing.assert_array_equal(cache.values[where], numbers)
         np.testing.assert_array_equal(cache.value_scales[where], scales)
         keys[kept] += cache.keys[where] * np.repeat(cache.key_scales[where].astype(np.float64), 32, axis=-1)

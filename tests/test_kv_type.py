@@ -23,14 +23,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 
 def test_unknown_types_are_refused(config: ModelConfig) -> None:
-    with pytest.raises(UsageError, match="unknown type of keys and values 'q3'; choose one of f16, q8_0, q8_q4, q4_0"):
+    with pytest.raises(UsageError, match="unknown type of keys and values 'q3'; choose one of f16, q8_0, q4_0"):
         kv_type_named("q3", config)
 
 
 def test_heads_that_blocks_do_not_divide_are_refused(config: ModelConfig) -> None:
     odd = dataclasses.replace(config, head_dim=80)
     assert kv_type_named(None, odd) is KV_TYPES["f16"]
-    for name in ("q8_0", "q8_q4", "q4_0"):
+    for name in ("q8_0", "q4_0"):
         with pytest.raises(UsageError, match=r"heads of a multiple of 32 values, and this model's have 80; use f16"):
             kv_type_named(name, odd)
 
@@ -39,7 +39,7 @@ def test_memory(config: ModelConfig) -> None:
     """Half of f16's and a quarter, but for the scales."""
     halfs = config.kv_bytes_per_token(KV_TYPES["f16"])
     shares = {name: Fraction(config.kv_bytes_per_token(kv), halfs) for name, kv in KV_TYPES.items()}
-    assert shares == {"f16": 1, "q8_0": Fraction(17, 32), "q8_q4": Fraction(13, 32), "q4_0": Fraction(9, 32)}
+    assert shares == {"f16": 1, "q8_0": Fraction(17, 32), "q4_0": Fraction(9, 32)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Bar:
 
 BARS = {
     "q8_0": Bar(0.001, 0.0025, 0.004),
-    "q8_q4": Bar(0.01, 0.004, 0.015),
     "q4_0": Bar(0.01, 0.004, 0.015),
 }
 
