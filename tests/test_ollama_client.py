@@ -347,8 +347,11 @@ def test_pulls_with_progress_and_errors(client: ollama.Client, monkeypatch: pyte
     monkeypatch.setattr(ollama_store, "pull", pull)
     stream = client.pull("gemma3:270m", stream=True)
     lines = [next(stream) for _ in range(4)]
-    with pytest.raises(ollama.ResponseError):
+    with pytest.raises(ollama.ResponseError, match="the model cannot be fetched"):
         next(stream)
+    with pytest.raises(ollama.ResponseError) as failed:
+        client.pull("gemma3:270m")
+    assert failed.value.status_code == 502
     assert {(line.completed, line.total) for line in lines if line.total} == {(0, 100), (50, 100), (100, 100)}
 
 

@@ -15,6 +15,7 @@ from llmrun.cli.server.context import request_id
 from llmrun.cli.server.json_body import JsonRequest, read_as_json
 from llmrun.quant_formats.errors import (
     ContextTooLong,
+    DownloadError,
     EngineClosed,
     InputError,
     LlmrunError,
@@ -82,6 +83,8 @@ def fault_of(error: Exception, request: str) -> Fault:
             return Fault(504, str(error), code="timeout")
         case OutOfMemory():
             return Fault(503, "not enough memory is free for the model; try again later", retry_after=RETRY_AFTER)
+        case DownloadError():
+            return Fault(502, f"the model cannot be fetched; the log of the server says why, at {request}")
         case RequestValidationError():
             return _validation_fault(error)
         case StarletteHTTPException():
