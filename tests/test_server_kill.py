@@ -105,8 +105,8 @@ def test_kill_and_restart(smollm2_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGTERM that a program could answer")
 def test_sigterm_ends_short_answers_whole_and_tells_long_ones(smollm2_path: Path) -> None:
-    short = [body(f"Story {i}", max_tokens=20) for i in range(6)]
-    with served(smollm2_path, "--grace", "4") as (process, url):
+    short = [body(f"Story {i}", max_tokens=8) for i in range(6)]
+    with served(smollm2_path, "--grace", "6") as (process, url):
         load = Load(url, [*short, body("A long one", **WITHOUT_END, n=16)])
         process.send_signal(signal.SIGTERM)
         *whole, cut = load.join()
