@@ -7,11 +7,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import openai
 import uvicorn
 
 from llmrun.cli.server.app import make_app
 from llmrun.cli.server.serve_options import ServeOptions
 from llmrun.runner.model_host import HostOptions, ModelHost
+
+
+@contextlib.contextmanager
+def openai_client(files: Mapping[str, Path], **parts: Any) -> Iterator[openai.OpenAI]:
+    """OpenAI's client of a server of these files; `parts` are as in `serving`."""
+    with (
+        serving(files, **parts) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
 
 
 @contextlib.contextmanager

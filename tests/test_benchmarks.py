@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from benchmark_modules import benchmark_modules
 
 from llmrun.quant_formats.formats import FORMATS
 from llmrun.quant_formats.gguf_file import GGUFFile
@@ -19,19 +19,13 @@ from llmrun.runner.loader import load_model
 from llmrun.runner.prompt_logits import prompt_logits
 from llmrun.runner.tokenizer import Tokenizer
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("case", "llama_bench", "plot", "random_gguf")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[SimpleNamespace]:
-    """The modules of benchmarks/, which find each other as programs do: by their bare names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        modules: dict[str, ModuleType] = {name: __import__(name) for name in MODULES}
-        yield SimpleNamespace(**modules)
-        for name in MODULES:
-            del sys.modules[name]
+    with benchmark_modules(*MODULES) as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from server import serving
+from server import openai_client
 
 MODEL = "smollm2"
 PROMPT = "The capital of France is"
@@ -16,10 +16,7 @@ PROMPT = "The capital of France is"
 
 @pytest.fixture(scope="module")
 def client(smollm2_path: Path) -> Iterator[openai.OpenAI]:
-    with (
-        serving({MODEL: smollm2_path}) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with openai_client({MODEL: smollm2_path}) as client:
         yield client
 
 

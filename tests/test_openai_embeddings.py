@@ -9,17 +9,14 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from server import serving
+from server import openai_client
 
 MODEL = "smollm2"
 
 
 @pytest.fixture(scope="module")
 def client(smollm2_path: Path) -> Iterator[openai.OpenAI]:
-    with (
-        serving({MODEL: smollm2_path}) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with openai_client({MODEL: smollm2_path}) as client:
         yield client
 
 

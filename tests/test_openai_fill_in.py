@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 from mock_model import MockModel, mock_engine
-from server import serving
+from server import openai_client
 from test_fill_in import QWEN, tokenizer
 
 from llmrun.runner.model_plan import ModelPlan
@@ -32,10 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 
     path = tmp_path_factory.mktemp("models") / "coder.gguf"
     path.write_bytes(b"coder")
-    with (
-        serving({"coder": path}, load=load, plan=lambda *_: ModelPlan(1, 1, 4096, 1)) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with openai_client({"coder": path}, load=load, plan=lambda *_: ModelPlan(1, 1, 4096, 1)) as client:
         yield client
 
 

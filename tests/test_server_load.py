@@ -1,27 +1,21 @@
 """The load test of the benchmarks, for some seconds, with a real model; what it reads is checked, too."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from benchmark_modules import benchmark_modules
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("serving_process", "soak_client", "soak_answer", "soak_requests", "soak_load", "soak")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[SimpleNamespace]:
-    """The modules of benchmarks/, which find each other as programs do: by their bare names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        modules: dict[str, ModuleType] = {name: __import__(name) for name in MODULES}
-        yield SimpleNamespace(**modules)
-        for name in MODULES:
-            del sys.modules[name]
+    with benchmark_modules(*MODULES) as modules:
+        yield modules
 
 
 def answer(bench: Any, kind: str, *events: Any) -> Any:

@@ -47,6 +47,11 @@ def note(request: Request, **facts: str | int | float) -> None:
     notes_of(request.scope).update(facts)
 
 
+def note_tokens(request: Request, model: str, n_prompt: int, n_cached: int, n_generated: int) -> None:
+    """Note the tokens of a prompt, of these those that were known, and those of its answers."""
+    note(request, model=model, prompt_tokens=n_prompt, cached_tokens=n_cached, generated_tokens=n_generated)
+
+
 def client_of(request: Request) -> str:
     """Whom the engine should treat as one client when it shares its steps fairly: a key, an address, a program."""
     headers, address = request.headers, request.client

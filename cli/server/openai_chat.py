@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from llmrun.cli.server.connected import while_connected
-from llmrun.cli.server.context import client_of, host_of, note
+from llmrun.cli.server.context import client_of, host_of, note_tokens
 from llmrun.cli.server.errors import ApiRouter
 from llmrun.cli.server.leased import Leased
 from llmrun.cli.server.merge import merged
@@ -132,11 +132,5 @@ class ChatCompletions:
         counts = [stream.usage for stream in self._streams]
         n_prompt, n_cached = counts[0].n_prompt, counts[0].n_cached
         n_generated = sum(one.n_generated for one in counts)
-        note(
-            self._request,
-            model=self._model.name,
-            prompt_tokens=n_prompt,
-            cached_tokens=n_cached,
-            generated_tokens=n_generated,
-        )
+        note_tokens(self._request, self._model.name, n_prompt, n_cached, n_generated)
         return usage(n_prompt, n_cached, n_generated, sum(one.n_reasoning for one in counts))

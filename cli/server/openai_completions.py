@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from llmrun.cli.server.connected import while_connected
-from llmrun.cli.server.context import client_of, host_of, note
+from llmrun.cli.server.context import client_of, host_of, note_tokens
 from llmrun.cli.server.errors import ApiRouter
 from llmrun.cli.server.json_text import compact, quoted
 from llmrun.cli.server.leased import Leased
@@ -210,11 +210,5 @@ class Completions:
         n_cached = sum(one.stream.stats.n_cached for one in per_prompt if one.stream is not None)
         n_generated = sum(one.n_generated for one in self._stats)
         n_prompt = sum(len(prompt.ids) for prompt in self._prompts)
-        note(
-            self._request,
-            model=self._model.name,
-            prompt_tokens=n_prompt,
-            cached_tokens=n_cached,
-            generated_tokens=n_generated,
-        )
+        note_tokens(self._request, self._model.name, n_prompt, n_cached, n_generated)
         return usage(n_prompt, n_cached, n_generated)
