@@ -42,6 +42,11 @@ class KVType:
         return self.bits == 4
 
     @property
+    def residual_blocks(self) -> int:
+        """Blocks in a run whose residuals are kept, besides those of the first block."""
+        return RUN_BLOCKS if self.has_residuals else 0
+
+    @property
     def turns_values(self) -> bool:
         """Whether values are stored multiplied with a Hadamard matrix."""
         return self.bits == 4

@@ -6,7 +6,6 @@ import numpy as np
 
 from llmrun.cpu_kernels.buffers import zeros
 from llmrun.cpu_kernels.isa import choose
-from llmrun.cpu_kernels.kv_types import RUN_BLOCKS
 from llmrun.cpu_kernels.library import KernelLibrary, Progress
 from llmrun.cpu_kernels.packing import PackedMatrix, pack, unpacked
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
@@ -62,7 +61,7 @@ class CPUModel:
         """Bytes of weights that a token reads."""
         self._kv_layer_bytes = self.config.n_kv_heads * self.kv_type.head_bytes(self.config.head_dim)
         self.kv_block_bytes = 2 * self.config.n_layers * self._kv_layer_bytes
-        self.residual_blocks = RUN_BLOCKS if self.kv_type.has_residuals else 0
+        self.residual_blocks = self.kv_type.residual_blocks
 
     def allocate_kv(self, n_blocks: int) -> None:
         """Reserve the KV cache; its memory is taken from the system as it is first written."""

@@ -25,7 +25,9 @@ from llmrun.runner.sequence import Sequence
 from llmrun.runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from llmrun.cpu_kernels.kv_types import KVType
     from llmrun.runner.chat import Chat
+    from llmrun.runner.config import ModelConfig
     from llmrun.runner.constraint import Constraint
     from llmrun.runner.grammar_compiler import GrammarCompiler
 
@@ -57,7 +59,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.n_ctx = context_size(n_ctx, model.config.n_ctx_train)
-        n_blocks = n_parallel * (blocks_for(self.n_ctx) + most_residuals(model, tokens_per_step))
+        n_blocks = n_parallel * (blocks_for(self.n_ctx) + most_residuals(model.residual_blocks, tokens_per_step))
         self.kv_cache = KVCache(n_blocks, model.copy_kv, model.residual_blocks, tokens_per_step)
         """For looking at, and for `retain` and `release` between two steps."""
         self._scheduler = Scheduler(self.kv_cache, tokens_per_step)
@@ -103,7 +105,7 @@ class Engine:
             config = ModelConfig.from_gguf(gguf)
             n_ctx = context_size(n_ctx, config.n_ctx_train)
             weight_bytes = sum(tensor.n_bytes for tensor in gguf.tensors.values())
-            check_memory(weight_bytes, n_parallel * n_ctx * config.kv_bytes_per_token(kv_type_named(kv_type, config)))
+            check_memory(weight_bytes, kv_bytes(config, kv_type_named(kv_type, config), n_ctx, n_parallel))
             tokenizer = Tokenizer.from_gguf(gguf.metadata)
             template = ChatTemplate.from_gguf(gguf.metadata)
             loaded = load_model(gguf, n_threads, progress, isa, kv_type)
@@ -407,9 +409,15 @@ class Engine:
             raise UsageError(f"logit_bias names ids outside of the vocabulary of {n_vocab}")
 
 
-def most_residuals(model: Model, tokens_per_step: int) -> int:
+def most_residuals(residual_blocks: int, tokens_per_step: int = TOKENS_PER_STEP) -> int:
     """Blocks that the residuals of a sequence take: of its first block, and of a run and the step that leaves it."""
-    return 1 + model.residual_blocks + blocks_for(tokens_per_step) if model.residual_blocks else 0
+    return 1 + residual_blocks + blocks_for(tokens_per_step) if residual_blocks else 0
+
+
+def kv_bytes(config: "ModelConfig", kv: "KVType", n_ctx: int, n_parallel: int) -> int:
+    """Bytes of the KV cache of an engine."""
+    n_tokens = n_ctx + BLOCK_TOKENS * most_residuals(kv.residual_blocks)
+    return n_parallel * n_tokens * config.kv_bytes_per_token(kv)
 
 
 def context_size(n_ctx: int | None, n_ctx_train: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from llmrun.quant_formats.errors import OutOfMemory
-from llmrun.runner.engine import DEFAULT_CONTEXT, context_size
+from llmrun.runner.engine import DEFAULT_CONTEXT, context_size, kv_bytes
 from llmrun.runner.memory import WORK_BYTES
 
 DEFAULT_PARALLEL = 4  # full contexts; short sequences share them, so many more clients fit
@@ -52,14 +52,15 @@ class ModelPlan:
             architecture(gguf.architecture, str(path))
             config = ModelConfig.from_gguf(gguf)
             weight_bytes = sum(tensor.n_bytes for tensor in gguf.tensors.values())
-        per_token = config.kv_bytes_per_token(kv_type_named(kv_type, config))
+        kv = kv_type_named(kv_type, config)
+        per_token = config.kv_bytes_per_token(kv)
         n_tokens = max(0, int((available - weight_bytes - WORK_BYTES) * KV_SHARE)) // per_token
         if n_ctx is None:
             n_ctx = min(config.n_ctx_train, max(n_tokens // (n_parallel or 1), DEFAULT_CONTEXT))
         n_ctx = context_size(n_ctx, config.n_ctx_train)
         if n_parallel is None:
             n_parallel = min(max(1, n_tokens // n_ctx), DEFAULT_PARALLEL)
-        plan = cls(weight_bytes, n_parallel * n_ctx * per_token, n_ctx, n_parallel)
+        plan = cls(weight_bytes, kv_bytes(config, kv, n_ctx, n_parallel), n_ctx, n_parallel)
         if plan.n_bytes > available:
             raise OutOfMemory(
                 f"the model needs {plan.n_bytes / 2**20:.0f} MiB of memory (weights {weight_bytes / 2**20:.0f} MiB, "
