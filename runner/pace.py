@@ -1,6 +1,6 @@
 """How many tokens of prompts join a step of running answers, so that these do not stall."""
 
-LONGEST = 1.8  # times the step without prompts; the streams should not see twice their usual pause
+LONGEST = 1.5  # times the step without prompts; the streams should not see twice their usual pause
 GROUP = 8  # tokens; a product takes as long for one column as for eight
 LEAST = 2  # tokens that a prompt gets in any case, so that it comes to its end
 LEARN_AFTER = 64  # steps with prompts, after which one without tells how long that takes by now

@@ -126,8 +126,8 @@ def test_prompts_do_not_make_a_step_twice_as_long() -> None:
         given.append(pace.limit(3))
         pace.note(3, given[-1], 0.008 + 0.0002 * given[-1])
     assert given[0] == GROUP
-    assert given[-1] == 24  # of 28 whole groups of 8
-    assert all(0.0002 * n <= 0.7 * 0.008 for n in given)
+    assert given[-1] == 16  # of 20 whole groups of 8
+    assert all(0.0002 * n <= 0.5 * 0.008 for n in given)
 
 
 def test_the_pace_is_learned_anew_now_and_then() -> None:
