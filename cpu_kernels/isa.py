@@ -13,20 +13,22 @@ class Isa:
     cpu: str  # LLVM's name of the processor; "" is the one in front of us
     features: str  # LLVM feature string; where `cpu` is "", in addition to what the processor reports
     lanes: int  # 32-bit values handled as one vector: the rows of a panel worked on together
-    columns: int  # most activation columns in a register tile of the matrix product
+    columns: int  # most activation columns in a register tile of the matrix product, and in a group of them
+    panels: int  # panels of rows in a register tile over unpacked weights
+    tile_columns: int  # and its columns
     dot: str  # how products of bytes are summed: "vnni512", "vnni256", "maddubs", "smmla", "sdot", "generic"
 
 
 _AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+sse4.2"
 
 ISAS = {
-    "avx512vnni": Isa("avx512vnni", "", "", 16, 8, "vnni512"),
-    "avxvnni": Isa("avxvnni", "x86-64-v3", _AVX2 + ",+avxvnni", 8, 4, "vnni256"),
-    "avx2": Isa("avx2", "x86-64-v3", _AVX2, 8, 4, "maddubs"),
+    "avx512vnni": Isa("avx512vnni", "", "", 16, 8, 3, 4, "vnni512"),
+    "avxvnni": Isa("avxvnni", "x86-64-v3", _AVX2 + ",+avxvnni", 8, 4, 1, 4, "vnni256"),
+    "avx2": Isa("avx2", "x86-64-v3", _AVX2, 8, 4, 1, 4, "maddubs"),
     # Of 32 registers of four lanes, eight rows by four columns take eight each for sums, partial and total results.
-    "i8mm": Isa("i8mm", "", "+neon,+dotprod,+i8mm", 8, 4, "smmla"),
-    "dotprod": Isa("dotprod", "", "+neon,+dotprod", 8, 4, "sdot"),
-    "portable": Isa("portable", "generic", "", 8, 2, "generic"),
+    "i8mm": Isa("i8mm", "", "+neon,+dotprod,+i8mm", 8, 4, 1, 4, "smmla"),
+    "dotprod": Isa("dotprod", "", "+neon,+dotprod", 8, 4, 1, 4, "sdot"),
+    "portable": Isa("portable", "generic", "", 8, 2, 1, 2, "generic"),
 }
 """Best first, for each family of processors."""
 

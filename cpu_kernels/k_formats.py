@@ -126,7 +126,9 @@ def _dequantise_q6_k(source, target):
 
 _MINIMUMS, _OFFSET = GroupKind(has_minimum=True), GroupKind(offset=32, n_scales=2)
 
-Q4_K = PanelFormat("Q4_K", 256, 144, ((0, 0), (2, 0), (4, 3), (16, 32)), _dequantise_q4_k, _q4_k, _MINIMUMS)
+Q4_K = PanelFormat(
+    "Q4_K", 256, 144, ((0, 0), (2, 0), (4, 3), (16, 32)), _dequantise_q4_k, _q4_k, _MINIMUMS, many_columns=32
+)
 Q5_K = PanelFormat("Q5_K", 256, 176, ((0, 0), (2, 0), (4, 3), (16, 8), (48, 32)), _dequantise_q5_k, _q5_k, _MINIMUMS)
 Q6_K = PanelFormat(
     "Q6_K", 256, 210, ((192, 4), (0, 16), (128, 8), (64, 16), (160, 8), (208, 0)), _dequantise_q6_k, _q6_k, _OFFSET

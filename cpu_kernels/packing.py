@@ -21,14 +21,6 @@ def layout_of(format_name: str) -> str:
     return "f32" if format_name in FLOAT_FORMATS else "q16"
 
 
-def unpacked_bytes(n_columns: int) -> int:
-    """Scratch of a thread for unpacked panels: what stays in the second cache beside the activations.
-
-    It has room for at least one panel of the widest lanes and the largest groups (`weight_group.py`).
-    """
-    return max(512 << 10, 4 * 16 * (8 + 2) * (n_columns // 32))
-
-
 @dataclass(frozen=True)
 class PanelSize:
     """The size of a panel in bytes, and where in it the words begin; see `panel_format.py`."""

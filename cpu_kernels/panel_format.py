@@ -44,6 +44,7 @@ class PanelFormat:
     kind: GroupKind | None = None
     weights: Callable[[Emitter, V, V], V] | None = None
     bit_plane_field: int | None = None  # the field whose 32 bits are spread with `bit_planes` while packing
+    many_columns: int = 16  # from so many on, panels are unpacked before they are multiplied
 
     @property
     def half_bytes(self) -> int:
@@ -78,6 +79,6 @@ class PanelFormat:
             first, last = i * n_bytes // 64, (i + 1) * n_bytes // 64
             s.prefetch_lines(ahead, first, last, spacing)
             s.prefetch_lines(w + FIRST_CACHE_BYTES, first, last, 64, first_cache=True)
-            acc = multiply(s, acc, group, offset, x)
+            acc = multiply(s, acc, [group], offset, x)
             x = x + Q16.block_bytes * len(acc)
         return acc

@@ -17,7 +17,8 @@ from llmrun.cpu_kernels.buffers import Buffer, place
 from llmrun.cpu_kernels.fields import ADD, ATTENTION, EMBED, GATED, GELU, LAYER_NORM, MATMUL, NORM, QUANTISE, ROPE
 from llmrun.cpu_kernels.kv_types import KVType
 from llmrun.cpu_kernels.library import KernelLibrary
-from llmrun.cpu_kernels.packing import PackedMatrix, unpacked_bytes
+from llmrun.cpu_kernels.matmul_scratch import matmul_scratch_bytes
+from llmrun.cpu_kernels.packing import PackedMatrix
 from llmrun.cpu_kernels.step import Step, attention_scratch_bytes, partial_bytes
 
 Value = int | Buffer | Callable[[], int]
@@ -289,7 +290,7 @@ class ProgramBuilder:
         matrix = self._matrix(name)
         assert matrix.n_columns == x.n, (name, matrix.n_columns, x.n)
         n_columns = self.step.address("n_logits" if x.of_logits else "n_tokens")
-        layout, scratch = LAYOUTS[matrix.layout], unpacked_bytes(x.n)
+        layout, scratch = LAYOUTS[matrix.layout], matmul_scratch_bytes(self.step.max_tokens)
         self._add(
             f"matmul-{matrix.format}", MATMUL, n_columns=n_columns, weights=matrix.address, n_panels=matrix.n_panels,
             panel_bytes=matrix.panel.n_bytes, words=matrix.panel.words, n_blocks=matrix.n_blocks,

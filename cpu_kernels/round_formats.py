@@ -85,8 +85,10 @@ def _dequantise_q8_0(source, target):
         store_f32(target + 4 * i, np.float32(load_i8(source + 2 + i)) * d)
 
 
-Q4_0 = PanelFormat("Q4_0", 32, 18, ((0, 0), (2, 4)), _dequantise_q4_0, _q4_0, GroupKind(offset=8))
-Q4_1 = PanelFormat("Q4_1", 32, 20, ((0, 0), (2, 0), (4, 4)), _dequantise_q4_1, _q4_1, GroupKind(has_minimum=True))
+Q4_0 = PanelFormat("Q4_0", 32, 18, ((0, 0), (2, 4)), _dequantise_q4_0, _q4_0, GroupKind(offset=8), many_columns=32)
+Q4_1 = PanelFormat(
+    "Q4_1", 32, 20, ((0, 0), (2, 0), (4, 4)), _dequantise_q4_1, _q4_1, GroupKind(has_minimum=True), many_columns=32
+)
 Q5_0 = PanelFormat(
     "Q5_0", 32, 22, ((0, 0), (2, 1), (6, 4)), _dequantise_q5_0, _q5_0, GroupKind(offset=16), bit_plane_field=1
 )

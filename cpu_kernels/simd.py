@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from llmrun.cpu_kernels import half
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.memory import pointer
-from llmrun.cpu_kernels.vector import FLOAT, I1, I8, I16, I32, V, element_of, lanes_of
+from llmrun.cpu_kernels.vector import FLOAT, I1, I8, I16, I32, WHOLE, WHOLE_BITS, V, element_of, lanes_of
 
 SIGNED = 128  # the offset of weights that are signed bytes
 
@@ -42,7 +42,7 @@ def packed_offset(isa: Isa, offset: int) -> int:
 
 
 def cheap_offset(isa: Isa, offset: int) -> int:
-    """The offset that unpacked weights get: one for which `Emitter.offset_start` takes no instruction."""
+    """The offset that unpacked weights get: one for which `Emitter.sum_start` takes no instruction."""
     return SIGNED if offset and multiplies_signed(isa) else packed_offset(isa, offset)
 
 
@@ -200,7 +200,7 @@ class Emitter:
 
     def round_even(self, a: V) -> V:
         """Rounded to the nearest whole number, ties to even; |a| < 2**22."""
-        return (a + 12582912.0) - 12582912.0  # adding 1.5 x 2**23 pushes the fraction out
+        return (a + WHOLE) - WHOLE  # the fraction is pushed out
 
     def to_f32(self, v: V) -> V:
         """Signed integers as floats."""
@@ -341,15 +341,30 @@ class Emitter:
 
         The weights have an offset: 128 stands for `signed_weights`, anything else for unsigned bytes, of at most 127
         where `raised` is 0.
-        What the offset adds to the sum is taken away by `offset_start`.
+        What the offset adds to the sum is taken away by `sum_start`.
         """
         return self._dot_s8(acc, w, x) if offset == SIGNED else self.dot_u8(acc, w, x)
 
-    def offset_start(self, bias: V, offset: int) -> V:
-        """What a sum of `dot` starts from, given -128 x the sum of the activations that it will see."""
+    def sum_start(self, start: V, offset: int) -> V:
+        """What a sum of `dot` starts from, given the record's start, which is right for an offset of 128."""
+        zero = 0 if self._converts_sums else WHOLE_BITS
         if offset == 0 or (offset == SIGNED and not _multiplies_unsigned(self.isa)):
-            return self.zero_i32()
-        return bias if offset == SIGNED else bias.arithmetic_shift((SIGNED // offset).bit_length() - 1)
+            return self.constant(I32, zero, self.lanes)
+        if offset == SIGNED:
+            return start
+        shift = (SIGNED // offset).bit_length() - 1
+        return start.arithmetic_shift(shift) - ((WHOLE_BITS >> shift) - zero)
+
+    def scaled_sum(self, total: V, scale: V, end: V) -> V:
+        """A sum that began at `sum_start`, times a scale, rounded once; `end` is -WHOLE x scale."""
+        if self._converts_sums:
+            return self.to_f32(total) * scale
+        return self.fma(self.bitcast(total, FLOAT, self.lanes), scale, end)
+
+    @property
+    def _converts_sums(self) -> bool:
+        """Whether sums begin at zero: on ARM, where a fused product overwrites what it adds to, and without fusing."""
+        return multiplies_signed(self.isa) or self.isa.dot == "generic"
 
     def signed_weights(self, w: V) -> V:
         """Signed bytes as `dot` wants them: with 128 added where only unsigned ones can be multiplied."""

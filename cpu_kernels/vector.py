@@ -13,6 +13,9 @@ I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 INTP = types.intp
 
+WHOLE, WHOLE_BITS = 12582912.0, 0x4B400000
+"""1.5 x 2**23 and its bits as a float: plus a whole number below 2**22, both are what the other is."""
+
 
 class VectorType(types.Type):
     """The Numba type of a vector register value of `lanes` elements."""

@@ -4,8 +4,9 @@ A weight is scale x (byte - offset) + minimum. `multiply` is the only place wher
 so all formats, one token and a thousand, take the same float operations in the same order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llmrun.cpu_kernels.byte_matrices import LEAST_COLUMNS, has_matrices, matrix_sums, row_pairs
 from llmrun.cpu_kernels.q16_record import Q16Record
@@ -46,37 +47,41 @@ class WeightGroup:
         return (first, second) if self.paired else row_pairs(s, first, second)
 
 
-def multiply(s: Emitter, acc: list[V], group: WeightGroup, offset: int, x: V) -> list[V]:
-    """acc[t] += the products of a group with column t of the record at `x`.
+def multiply(s: Emitter, acc: list[V], groups: Sequence[WeightGroup], offset: int, x: V) -> list[V]:
+    """acc[i] += the products of groups of several panels with the columns whose records begin at `x`.
 
-    The sixteen products behind one activation scale are summed as integers, exactly.
+    The accumulators are those of the first column with each panel, of the second column, and so on. The sixteen
+    products behind one activation scale are summed as integers, exactly.
     """
-    record, n = Q16Record(s, x, len(acc)), len(acc)
-    parts: list[V] = []
+    record = Q16Record(s, x, len(acc) // len(groups))
+    columns = range(record.columns)
     for half in range(2):
         s.keep_order()  # or the words of both halves would be loaded at once
-        sums = [s.to_f32(total) for total in _integer_sums(s, group, offset, record, half)]
-        if len(group.scales) == 2:
-            acc = [s.fma(sums[t] * record.scale(t, half), group.scales[half], acc[t]) for t in range(n)]
-        elif half == 0:
-            parts = [sums[t] * record.scale(t, 0) for t in range(n)]
-        else:
-            parts = [s.fma(sums[t], record.scale(t, 1), parts[t]) for t in range(n)]
-            acc = [s.fma(parts[t], group.scales[0], acc[t]) for t in range(n)]
-    if group.minimum is not None:
-        acc = [s.fma(group.minimum, record.sum(t), acc[t]) for t in range(n)]
+        sums, products = _integer_sums(s, groups, offset, record, half), []
+        for t in columns:
+            scale, end = record.scale(t, half), record.end(t, half)
+            products += [s.scaled_sum(panel[t], scale, end) for panel in sums]
+        factors = [group.scales[half % len(group.scales)] for group in groups] * len(columns)
+        acc = [s.fma(product, factor, a) for product, factor, a in zip(products, factors, acc, strict=True)]
+    minimums = [group.minimum for group in groups if group.minimum is not None]
+    if minimums:
+        terms = [(minimum, total) for total in map(record.sum, columns) for minimum in minimums]
+        acc = [s.fma(minimum, total, a) for (minimum, total), a in zip(terms, acc, strict=True)]
     return acc
 
 
-def _integer_sums(s: Emitter, group: WeightGroup, offset: int, record: Q16Record, half: int) -> list[V]:
-    """The sixteen products behind one activation scale, summed for each column; lane = row."""
+def _integer_sums(
+    s: Emitter, groups: Sequence[WeightGroup], offset: int, record: Q16Record, half: int
+) -> list[list[V]]:
+    """The sixteen products behind one activation scale, summed for each panel and column; lane = row."""
     columns = range(record.columns)
-    sums = [s.offset_start(record.bias(t, half), offset) for t in columns]
+    starts = [s.sum_start(record.start(t, half), offset) for t in columns]
     if has_matrices(s.isa) and len(columns) >= LEAST_COLUMNS:
-        return matrix_sums(s, lambda i: group.row_pairs(s, i), record, half, sums)
+        return [matrix_sums(s, partial(group.row_pairs, s), record, half, starts) for group in groups]
+    sums = [starts] * len(groups)
     for step in range(4 * half, 4 * half + 4):
-        word = group.word(step)
-        sums = [s.dot(sums[t], word, record.bytes(t, step), offset) for t in columns]
+        words, x = [group.word(step) for group in groups], [record.bytes(t, step) for t in columns]
+        sums = [[s.dot(panel[t], word, x[t], offset) for t in columns] for panel, word in zip(sums, words, strict=True)]
     return sums
 
 

@@ -20,20 +20,26 @@ class Quantised:
 
     quants: np.ndarray  # int8 (..., 32)
     scales: np.ndarray  # float32 (..., 2)
-    biases: np.ndarray  # int32 (..., 2)
+    starts: np.ndarray  # int32 (..., 2)
+    ends: np.ndarray  # float32 (..., 2)
     sums: np.ndarray  # float32
 
 
+_RECORD = np.dtype(
+    [
+        ("quants", "i1", 32), ("scales", "<f4", 2), ("sums", "<f4"), ("unused", "<i4"), ("starts", "<i4", 2),
+        ("ends", "<f4", 2),
+    ]
+)  # fmt: skip
+
+
 def decode_q16(data: np.ndarray, n_tokens: int, n_blocks: int, widest: int) -> Quantised:
-    """Read 52 bytes a block and column."""
+    """Read 64 bytes a block and column."""
     parts = []
     for g in group_widths(n_tokens, widest):
-        record = np.dtype(
-            [("quants", "i1", (g, 32)), ("scales", "<f4", (g, 2)), ("biases", "<i4", (g, 2)), ("sums", "<f4", g)]
-        )
-        size = n_blocks * record.itemsize
-        r, data = data[:size].view(record), data[size:]
-        parts.append([r[name].swapaxes(0, 1) for name in ("quants", "scales", "biases", "sums")])
+        size = n_blocks * g * _RECORD.itemsize
+        r, data = data[:size].view(_RECORD).reshape(n_blocks, g), data[size:]
+        parts.append([r[name].swapaxes(0, 1) for name in ("quants", "scales", "starts", "ends", "sums")])
     assert data.size == 0
     return Quantised(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 

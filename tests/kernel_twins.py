@@ -11,14 +11,15 @@ from llmrun.cpu_kernels.kv_types import KVType
 def quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Activations (n_tokens, n) float32 as int32 (n_tokens, n) of one byte and float32 scales (n_tokens, n / 16).
 
-    The scale is the largest magnitude of sixteen values over 127; float32 throughout, so that kernels can be held to
-    the bit.
+    The scale is the largest magnitude of sixteen values over 127, with its last two bits cleared; float32 throughout,
+    so that kernels can be held to the bit.
     """
     blocks = x.reshape(len(x), -1, 16)
     largest = np.abs(blocks).max(axis=-1)
     inverse = np.where(largest > 0, np.float32(127), np.float32(0)) / np.where(largest > 0, largest, np.float32(1))
     quants = np.rint(blocks * inverse[..., None]).astype(np.int32)
-    return quants.reshape(x.shape), largest * np.float32(1 / 127)
+    scales = ((largest * np.float32(1 / 127)).view(np.int32) & -4).view(np.float32)
+    return quants.reshape(x.shape), scales
 
 
 def quantised_values(x: np.ndarray, layout: str) -> np.ndarray:

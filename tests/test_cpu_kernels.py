@@ -22,7 +22,7 @@ TOLERANCE = 5e-7
 def rows_of(x: np.ndarray) -> dict[str, np.ndarray]:
     """The targets of every layout that rows of this width can have, and 0 for the others."""
     n_tokens, n = x.shape
-    sizes = {"q16": (32, 52), "f32": (1, 4)}
+    sizes = {"q16": (32, 64), "f32": (1, 4)}
     return {
         name: np.zeros(n_tokens * n // block * size if n % block == 0 else 0, np.uint8)
         for name, (block, size) in sizes.items()
@@ -42,7 +42,8 @@ def check_records(targets: dict[str, np.ndarray], x: np.ndarray, widest: int) ->
         sums = quants.reshape(n_tokens, -1, 2, 16).sum(axis=-1, dtype=np.int32)
         np.testing.assert_array_equal(found.quants.reshape(n_tokens, n), quants)
         np.testing.assert_array_equal(found.scales.reshape(n_tokens, -1), scales)
-        np.testing.assert_array_equal(found.biases, -128 * sums)
+        np.testing.assert_array_equal(found.starts, np.float32(1.5 * 2**23).view(np.int32) - 128 * sums)
+        np.testing.assert_array_equal(found.ends, np.float64(-1.5 * 2**23) * found.scales)
         parts = found.scales * sums.astype(np.float32)
         np.testing.assert_array_equal(found.sums, parts[..., 0] + parts[..., 1])
     np.testing.assert_array_equal(activation_records.decode_f32(targets["f32"], n_tokens, n, widest), x)

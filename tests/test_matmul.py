@@ -11,11 +11,12 @@ from kernel_twins import quantised_values
 from llmrun.cpu_kernels.activations import LAYOUTS
 from llmrun.cpu_kernels.fields import MATMUL, PACK, QUANTISE
 from llmrun.cpu_kernels.isa import ISAS
-from llmrun.cpu_kernels.packing import PanelSize, layout_of, unpacked_bytes
+from llmrun.cpu_kernels.matmul_scratch import matmul_scratch_bytes
+from llmrun.cpu_kernels.packing import PanelSize, layout_of
 from llmrun.quant_formats.formats import format_named
 
 TOKENS = (1, 2, 3, 5, 8, 13, 40)
-SHAPES = [(1, 1), (1, 33), (17, 1), (17, 33), (40, 3)]  # rows, blocks of columns
+SHAPES = [(1, 1), (1, 33), (17, 1), (17, 33), (40, 3), (113, 2)]  # rows, blocks of columns
 
 
 @functools.cache
@@ -53,7 +54,7 @@ def multiply(
     k: Kernels, stored: Stored, records: np.ndarray, n_columns: int, n_panels: int, out: Guarded, *, accumulate: bool
 ) -> None:
     """Run the kernel; the rows of `out` are those of whole panels."""
-    n, scratch = stored.weights.shape[1], unpacked_bytes(stored.weights.shape[1])
+    n, scratch = stored.weights.shape[1], matmul_scratch_bytes(n_columns)
     n_blocks = n // stored.format.block_size
     panel = PanelSize.of(stored.format, n_blocks, k.isa.lanes)
     k.run(
