@@ -2,9 +2,9 @@
 
 Prefill, decode, decode in long contexts, and many sequences decoded together. All take turns, and who begins changes
 from round to round; the medians count, and the ratio is to the best of the others. "of the roof" is next to reading
-the bytes of a token (every weight, and the keys and values of its context) and nothing else, with the same threads, the
-median of the rounds. The hash is that of our logits after a
-fixed prompt: it changes when, and only when, the arithmetic does.
+the bytes of a token (every weight, and the keys and values of its context) and nothing else, with the same threads and
+where they are, the median of the rounds. The hash is that of our logits after a fixed prompt: it changes when, and only
+when, the arithmetic does.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def main() -> None:
             contestants.append(stack.enter_context(peer))
         contestants += programs
         names = [contestant.name for contestant in contestants]
-        contestants.append(Roof(options.threads, lambda case: bytes_of_token(facts, case)))
+        contestants.append(Roof(model, lambda case: bytes_of_token(facts, case)))
         heads = ["tok/s", *names, "ratio to the best", "ratios of the rounds", "of the roof"]
         print("\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
         for case in wanted:

@@ -39,11 +39,10 @@ def bench(
     from llmrun.cli.loading import model_path
     from llmrun.cli.model_facts import ModelFacts
     from llmrun.cli.progress_display import ProgressDisplay
-    from llmrun.cpu_kernels.bandwidth import read_bandwidth
     from llmrun.cpu_kernels.kv_types import DEFAULT
     from llmrun.quant_formats.errors import ContextTooLong
     from llmrun.quant_formats.gguf_file import GGUFFile
-    from llmrun.runner.loader import default_threads, load_model
+    from llmrun.runner.loader import load_model
     from llmrun.runner.speed import SpeedTest
 
     gguf = GGUFFile.open(model_path(model))
@@ -59,9 +58,9 @@ def bench(
         prefill = min(test.prefill(prompt) for _ in range(REPEATS)) / batch
         test.prefill(depth)
         decode = min(test.decode(depth, tokens) for _ in range(REPEATS)) / tokens
+        roof = max(loaded.read_speed() for _ in range(REPEATS))
     finally:
         loaded.close()
-    roof = read_bandwidth(threads or default_threads())
     seen = min(depth + tokens // 2, facts.sliding_window or longest)
     read = facts.read_bytes + batch * facts.kv_bytes(seen, kv_type or DEFAULT)
     result = {

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from llmrun.cpu_kernels.bandwidth import MemoryReader
 from llmrun.cpu_kernels.buffers import zeros
 from llmrun.cpu_kernels.isa import choose
 from llmrun.cpu_kernels.library import KernelLibrary, Progress
@@ -46,6 +47,7 @@ class CPUModel:
         self._step = _new_step(self.config, gguf, n_threads)
         self._library.load({f"pack-{t.format.name}" for t in tensors.values() if len(t.shape) > 1}, progress)
         weights = _load_weights(self._team, tensors, progress)
+        self._panels = [w.panels for w in weights.values() if isinstance(w, PackedMatrix) and w.panels.size]
         self._builder = ProgramBuilder(weights, self._step, n_threads, self.kv_type)
         build = architecture(gguf.architecture, str(gguf.path)).build
         self._hidden: Rows = build(self._builder, self.config)
@@ -76,6 +78,10 @@ class CPUModel:
         self._fill_step(batch)
         self._team.run(self._program)
         return self._logits.array(len(batch.logit_rows))
+
+    def read_speed(self) -> float:
+        """Read the weights of a token where they are and do nothing else; bytes a second."""
+        return MemoryReader(self._team, self._panels).speed()
 
     def allocate_hidden(self, n_blocks: int) -> None:
         """Reserve blocks for `hidden`; its program is that of `forward` without the last product."""

@@ -30,6 +30,13 @@ class Model(Protocol):
         """
         ...
 
+    def read_speed(self) -> float:
+        """Read the weights of a token where they are and do nothing else; bytes a second.
+
+        It is the roof of decoding: memory that lies elsewhere may be read faster or slower.
+        """
+        ...
+
     def allocate_hidden(self, n_blocks: int) -> None:
         """Reserve `n_blocks` blocks for `hidden`, apart from the KV cache, in place of those reserved before."""
         ...
