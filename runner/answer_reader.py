@@ -181,7 +181,10 @@ class AnswerReader:
         """Read a string; where it names a tool, give up as soon as no tool is called so."""
         if (yield from self.peek()) != '"':
             raise NotACall
-        return str(json.loads((yield from self.json_value(JSONScanner(), is_name=is_name))))
+        value = str(json.loads((yield from self.json_value(JSONScanner(), is_name=is_name))))
+        if is_name and value not in self.tools:
+            raise NotACall
+        return value
 
     def json_value(self, scanner: JSONScanner, is_argument: bool = False, is_name: bool = False) -> Reading[str]:
         """Read a value; returns its text. Pieces of an argument are passed on as they come."""

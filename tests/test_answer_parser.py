@@ -155,6 +155,13 @@ def test_nothing_of_an_answer_without_calls_is_lost(text: str, template: str) ->
         assert re.sub(rf"\s|{tags}", "", content) == re.sub(rf"\s|{tags}", "", text)
 
 
+def test_a_line_break_in_a_name_opens_no_call() -> None:
+    text = '<tool_call>{"name": "json\nnow", "arguments": {}}</tool_call>'
+    for cuts in ([], list(range(len(text)))):
+        pieces, calls = parse(Answer("hermes", text), cuts, TOKENIZER)
+        assert (joined(pieces), calls) == ((text, "", []), [])
+
+
 def test_content_comes_as_soon_as_it_can_be_no_call() -> None:
     parser = AnswerParser(TEMPLATES["hermes"], TOKENIZER, TOOLS)
     assert parser.push("Hello <", LETTER) == [Delta("Hello")]
