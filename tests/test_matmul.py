@@ -16,7 +16,7 @@ from llmrun.cpu_kernels.packing import PanelSize, layout_of
 from llmrun.quant_formats.formats import format_named
 
 TOKENS = (1, 2, 3, 5, 8, 13, 40)
-SHAPES = [(1, 1), (1, 33), (17, 1), (17, 33), (40, 3), (113, 2)]  # rows, blocks of columns
+SHAPES = [(1, 1), (1, 33), (17, 1), (17, 33), (113, 3)]  # rows, blocks of columns
 
 
 @functools.cache
