@@ -3,13 +3,15 @@
 from llmrun.cpu_kernels.op import fields
 
 MATMUL = fields(
-    "n_columns weights n_panels panel_bytes words n_blocks x out out_stride accumulate scratch scratch_stride"
+    "n_columns weights n_panels panel_bytes words n_blocks x out out_stride accumulate scratch scratch_stride taken"
 )
 """out[t] = W x[t], or out[t] += W x[t] with `accumulate`.
 
 `n_columns` is the address of the count (as `n_tokens` in other records); `weights` packed panels of `panel_bytes`,
 whose words begin at `words`; `x` activations in the layout of the format; `out` (n_columns, out_stride bytes) float32,
-rows padded to whole panels; `scratch` is `scratch_stride` bytes a thread.
+rows padded to whole panels; `scratch` is `scratch_stride` bytes a thread. `taken` is 0, or the address of a line with
+a counter for each thread, where a thread that is done may take panels from the end of another's part; they are 0
+before and after.
 """
 
 PACK = fields("source target n_rows n_blocks panel_bytes words")

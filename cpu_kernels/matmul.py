@@ -13,18 +13,22 @@ from llmrun.cpu_kernels.group import group_functions
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.matmul_many import build_many
-from llmrun.cpu_kernels.memory import load_word
+from llmrun.cpu_kernels.memory import fetch_add, load_word, store_atomic
 from llmrun.cpu_kernels.next_weights import next_weights
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.register_tile import build_tile_ends
 from llmrun.cpu_kernels.share import share_values
 from llmrun.cpu_kernels.vector import INTP, f32_tile
 
+TAKEN_PART = 8
+"""Of the panels of a thread, the last eighth are taken one by one."""
+
 
 def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
     """The kernel for weights of one format."""
     few = _build_few(isa, panel)
     many = build_many(isa, panel, few) if panel.groups else few
+    balanced = _build_balanced(isa, few)
     lanes, many_columns = isa.lanes, panel.many_columns
 
     def matmul(op, thread, n_threads):
@@ -33,15 +37,56 @@ def build_matmul(isa: Isa, panel: PanelFormat) -> Callable:
         first, last = share_values(n_panels * lanes, thread, n_threads)  # as in `gated`, which needs no barrier then
         first, last = first // lanes, last // lanes
         if n_columns >= many_columns:
-            many(op, thread, first, last, 0, n_columns)
+            many(op, thread, first, last, 0, n_columns, next_weights(op, thread))
+        elif load_word(op + MATMUL.taken):
+            balanced(op, thread, n_threads, n_columns)
         else:
-            few(op, thread, first, last, 0, n_columns)
+            few(op, thread, first, last, 0, n_columns, next_weights(op, thread))
 
     return matmul
 
 
+def _build_balanced(isa: Isa, few: Callable) -> Callable:
+    """`balanced(op, thread, n_threads, n_columns)`: a thread takes the last panels of its part one by one.
+
+    When it is done it takes those that are left of the others', because memory is never shared evenly: with fixed
+    parts, the thread that is done first leaves the other alone with what one processor can read.
+    """
+    lanes = isa.lanes
+
+    @device
+    def part(op, thread, n_threads):
+        first, last = share_values(load_word(op + MATMUL.n_panels) * lanes, thread, n_threads)
+        first, last = first // lanes, last // lanes
+        return first, last - (last - first) // TAKEN_PART, last
+
+    @device
+    def balanced(op, thread, n_threads, n_columns):
+        weights, panel_bytes = load_word(op + MATMUL.weights), load_word(op + MATMUL.panel_bytes)
+        first, tail, _ = part(op, thread, n_threads)
+        few(op, thread, first, tail, 0, n_columns, weights + tail * panel_bytes)
+        for i in range(n_threads):
+            owner = (thread + i) % n_threads
+            counter = load_word(op + MATMUL.taken) + 64 * owner
+            _, tail, last = part(op, owner, n_threads)
+            while True:
+                n_taken = fetch_add(counter, 1)
+                p = tail + n_taken
+                if p >= last:
+                    if p == last + n_threads - 1:  # every thread comes here once, so nobody will come again
+                        store_atomic(counter, 0)
+                    break
+                after = weights + (p + 1) * panel_bytes if p + 1 < last else next_weights(op, thread)
+                few(op, thread, p, p + 1, 0, n_columns, after)
+
+    return balanced
+
+
 def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
-    """`few(op, thread, first, last, t, n_columns)`: the panels [first, last) with the columns from t on."""
+    """`few(op, thread, first, last, t, n_columns, after)`: the panels [first, last) with the columns from t on.
+
+    `after` is the address of the weights that the thread reads next.
+    """
     products = [_build_product(isa, panel, 1 << i) for i in range(isa.columns.bit_length())]
     product1, product2 = products[0], products[1]
     product4 = products[2] if len(products) > 2 else product2
@@ -51,7 +96,7 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
     row_bytes, x_bytes = 4 * isa.lanes, panel.block_size // panel.layout.block_size * panel.layout.block_bytes
 
     @device
-    def few(op, thread, first, last, begin, n_columns):
+    def few(op, thread, first, last, begin, n_columns, after):
         n_blocks, stride = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.out_stride)
         accumulate = load_word(op + MATMUL.accumulate)
         panel_bytes, words = load_word(op + MATMUL.panel_bytes), load_word(op + MATMUL.words)
@@ -61,7 +106,7 @@ def _build_few(isa: Isa, panel: PanelFormat) -> Callable:
         spacing, part = (63 + n_wide) // n_wide, panel_bytes // n_wide
         for p in range(first, last):
             w = load_word(op + MATMUL.weights) + p * panel_bytes
-            follower = w + panel_bytes if p + 1 < last else next_weights(op, thread)
+            follower = w + panel_bytes if p + 1 < last else after
             out = load_word(op + MATMUL.out) + p * row_bytes
             t = begin
             while t < n_columns:

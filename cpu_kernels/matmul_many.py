@@ -22,7 +22,6 @@ from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.jit import device
 from llmrun.cpu_kernels.matmul_scratch import SECOND_CACHE_BYTES, UNPACKED_GROUPS
 from llmrun.cpu_kernels.memory import load_word
-from llmrun.cpu_kernels.next_weights import next_weights
 from llmrun.cpu_kernels.panel_format import PanelFormat
 from llmrun.cpu_kernels.register_tile import build_tile_ends, build_tile_memory
 from llmrun.cpu_kernels.vector import INTP, f32_tile
@@ -30,7 +29,7 @@ from llmrun.cpu_kernels.weight_group import load_unpacked, multiply, store_unpac
 
 
 def build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
-    """`many(op, thread, first, last, begin, n_columns)`: the panels [first, last) with the columns from `begin` on.
+    """`many(op, thread, first, last, begin, n_columns, after)`: panels [first, last), the columns from `begin` on.
 
     What is left over after the widest groups of columns goes to `few`, which takes the same arguments.
     """
@@ -49,7 +48,7 @@ def build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
         return n_bytes // (lines * groups_a_block * n_blocks * n_tiles + unpack_lines * n_blocks * n_panels) + 1
 
     @device
-    def many(op, thread, first, last, begin, n_columns):
+    def many(op, thread, first, last, begin, n_columns, after):
         n_blocks, panel_bytes = load_word(op + MATMUL.n_blocks), load_word(op + MATMUL.panel_bytes)
         end = n_columns - n_columns % widest
         unpacked = load_word(op + MATMUL.scratch) + thread * load_word(op + MATMUL.scratch_stride)
@@ -60,7 +59,7 @@ def build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
         for p in range(first, last, at_once):
             n_panels = min(at_once, last - p)
             weights = load_word(op + MATMUL.weights) + p * panel_bytes
-            ahead = weights + n_panels * panel_bytes if p + n_panels < last else next_weights(op, thread)
+            ahead = weights + n_panels * panel_bytes if p + n_panels < last else after
             spacing = spacing_of(n_panels, n_blocks, end - begin, n_panels * panel_bytes)
             for b in range(0, n_blocks, blocks_at_once):
                 n, i = min(blocks_at_once, n_blocks - b), 0
@@ -73,7 +72,7 @@ def build_many(isa: Isa, panel: PanelFormat, few: Callable) -> Callable:
                     kept = sums + i * sum_bytes
                     ahead = product(op, unpacked, n_beside, b, n, begin, end, kept, out, ahead, spacing)
                     i += n_beside
-            few(op, thread, p, p + n_panels, end, n_columns)
+            few(op, thread, p, p + n_panels, end, n_columns, after)
 
     return many
 

@@ -25,6 +25,10 @@ Value = int | Buffer | Callable[[], int]
 """What a field holds: a number, or a buffer or a function whose address is known when the program is finished."""
 
 
+BALANCED_BYTES = 1 << 20
+"""From so much for each thread on, threads take panels of a matrix from each other."""
+
+
 @dataclass(frozen=True)
 class _Operation:
     """One record to be: its kernel, its fields in order, whether the threads meet behind it, and its phase."""
@@ -77,6 +81,7 @@ class ProgramBuilder:
         self._operations: list[_Operation] = []
         self._phase = 0  # barriers so far
         self._scratch: dict[str, Buffer] = {}
+        self._taken: list[np.ndarray] = []
         self._kv: tuple[np.ndarray, np.ndarray] | None = None
         self._is_placed = False
 
@@ -151,7 +156,8 @@ class ProgramBuilder:
         """activation(gate x) * up x, with "silu" or "gelu"."""
         a, b = (Rows(self, self._matrix(name).n_rows) for name in (gate, up))
         self._matmul(x, gate, a, accumulate=False, barrier=False)
-        self._matmul(x, up, b, accumulate=False, barrier=False)  # a thread goes on with the rows that it computed
+        fixed = not (self._is_balanced(gate) or self._is_balanced(up))  # then a thread goes on with rows of its own
+        self._matmul(x, up, b, accumulate=False, barrier=not fixed)
         out = Rows(self, a.n)
         out.floats = a.floats
         return out.produced_by(
@@ -295,8 +301,19 @@ class ProgramBuilder:
             f"matmul-{matrix.format}", MATMUL, n_columns=n_columns, weights=matrix.address, n_panels=matrix.n_panels,
             panel_bytes=matrix.panel.n_bytes, words=matrix.panel.words, n_blocks=matrix.n_blocks,
             x=x.as_layout(layout), out=out.floats, out_stride=out.stride, accumulate=int(accumulate),
-            scratch=self._shared("unpacked", scratch * self.n_threads), scratch_stride=scratch, barrier=barrier,
+            scratch=self._shared("unpacked", scratch * self.n_threads), scratch_stride=scratch,
+            taken=self._counters() if self._is_balanced(name) else 0, barrier=barrier,
         )  # fmt: skip
+
+    def _is_balanced(self, name: str) -> bool:
+        """Whether threads take panels from each other, which pays for matrices that are read out of memory."""
+        matrix = self._matrix(name)
+        return self.n_threads > 1 and matrix.n_panels * matrix.panel.n_bytes >= BALANCED_BYTES * self.n_threads
+
+    def _counters(self) -> int:
+        """The address of a word that is 0 for each thread, on cache lines of their own."""
+        self._taken.append(np.zeros(8 * (self.n_threads + 1), np.int64))
+        return -(-self._taken[-1].ctypes.data // 64) * 64
 
     def _matrix(self, name: str) -> PackedMatrix:
         matrix = self.weights[name]

@@ -51,21 +51,25 @@ def activations(k: Kernels, x: np.ndarray, layout: str) -> np.ndarray:
 
 
 def multiply(
-    k: Kernels, stored: Stored, records: np.ndarray, n_columns: int, n_panels: int, out: Guarded, *, accumulate: bool
-) -> None:
+    k: Kernels, stored: Stored, records: np.ndarray, n_columns: int, n_panels: int, out: Guarded, *, accumulate: bool,
+    balanced: bool,
+) -> None:  # fmt: skip
     """Run the kernel; the rows of `out` are those of whole panels."""
     n, scratch = stored.weights.shape[1], matmul_scratch_bytes(n_columns)
     n_blocks = n // stored.format.block_size
-    panel = PanelSize.of(stored.format, n_blocks, k.isa.lanes)
+    panel, taken = PanelSize.of(stored.format, n_blocks, k.isa.lanes), np.zeros(8 * k.n_threads, np.int64)
     k.run(
         f"matmul-{stored.format.name}", MATMUL, n_columns=count(n_columns), weights=pack(k, stored), n_panels=n_panels,
         panel_bytes=panel.n_bytes, words=panel.words, n_blocks=n_blocks, x=records, out=out.bytes,
         out_stride=4 * max(16, n_panels * k.isa.lanes), accumulate=int(accumulate),
-        scratch=np.empty(k.n_threads * scratch, np.uint8), scratch_stride=scratch,
+        scratch=np.empty(k.n_threads * scratch, np.uint8), scratch_stride=scratch, taken=taken if balanced else 0,
     )  # fmt: skip
+    assert not taken.any(), "the counters have to be 0 again"
 
 
-def product(k: Kernels, stored: Stored, x: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+def product(
+    k: Kernels, stored: Stored, x: np.ndarray, start: np.ndarray | None = None, *, balanced: bool = False
+) -> np.ndarray:
     """Return W x for each row of x: (n_tokens, n_rows) float32; added to `start` where there is one."""
     n_rows, n_tokens = len(stored.rows), len(x)
     n_panels = -(-n_rows // k.isa.lanes)
@@ -73,7 +77,7 @@ def product(k: Kernels, stored: Stored, x: np.ndarray, start: np.ndarray | None 
     out = Guarded(n_tokens * stride * 4)
     out.rows(stride)[:, :n_rows] = np.nan if start is None else start
     records = activations(k, x, layout_of(stored.format.name))
-    multiply(k, stored, records, n_tokens, n_panels, out, accumulate=start is not None)
+    multiply(k, stored, records, n_tokens, n_panels, out, accumulate=start is not None, balanced=balanced)
     out.check()
     return out.rows(stride)[:, :n_rows].copy()
 
@@ -111,6 +115,18 @@ def test_a_token_is_the_same_in_any_company(isa: str, name: str, n_rows: int, n_
             assert (product(k, stored, x[some]) == expected[some]).all(), (n_threads, n)
             added = product(k, stored, x[some], start[some])
             assert (added == start[some] + expected[some]).all(), (n_threads, n)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("name", ["Q4_K", "F16"])
+def test_who_takes_a_panel_does_not_matter(name: str, n_threads: int) -> None:
+    isa = vector_isas()[0]
+    for n_rows, n_blocks in [*SHAPES, (600, 2)]:
+        stored, x = case(name, n_rows, n_blocks)
+        for n in (1, 13, 40):
+            expected = product(kernels(isa), stored, x[:n])
+            for _ in range(5):
+                assert (product(kernels(isa, n_threads), stored, x[:n], balanced=True) == expected).all()
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)
