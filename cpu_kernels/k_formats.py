@@ -45,7 +45,7 @@ def _q4_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
             quants = s.load_bytes(w + (3 + 8 * (j // 2) + step) * row)
             return s.bits(quants, 4 * (j % 2), 4, halves[j % 2][0])
 
-        yield WeightGroup(word, [halves[j % 2][1] * scale], minimum)
+        yield WeightGroup(word, [halves[j % 2][1] * scale], lambda minimum=minimum: minimum)
 
 
 def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
@@ -57,7 +57,7 @@ def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
             high = s.load_bytes(w + (3 + step) * row)  # bit j of a byte belongs to sub-block j
             return s.bits(low, 4 * (j % 2), 4) | s.bits(high, j, 1, 4)
 
-        yield WeightGroup(word, [d * scale], minimum)
+        yield WeightGroup(word, [d * scale], lambda minimum=minimum: minimum)
 
 
 def _q6_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:

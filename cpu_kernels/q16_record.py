@@ -26,7 +26,7 @@ class Q16Record:
 
     def sum(self, t: int) -> V:
         """The sum of the 32 values of column t, scales included."""
-        return self.s.broadcast_f32(self._column(t) + 40)
+        return self.s.broadcast_nth(FLOAT, self._column(t), 10)
 
     def start(self, t: int, half: int) -> V:
         """What their sum of products starts from, with unsigned weights around 128."""

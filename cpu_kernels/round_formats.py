@@ -29,7 +29,7 @@ def _q4_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
 
 
 def _q4_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
-    yield WeightGroup(_nibbles(s, w), [s.load_f16(h)], s.load_f16(h + 2 * s.lanes))
+    yield WeightGroup(_nibbles(s, w), [s.load_f16(h)], lambda: s.load_f16(h + 2 * s.lanes))
 
 
 def _q5_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
@@ -39,7 +39,7 @@ def _q5_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
 
 def _q5_1(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
     word = _nibbles(s, w + 4 * s.lanes, s.load_bytes(w))
-    yield WeightGroup(word, [s.load_f16(h)], s.load_f16(h + 2 * s.lanes))
+    yield WeightGroup(word, [s.load_f16(h)], lambda: s.load_f16(h + 2 * s.lanes))
 
 
 def _q8_0(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:

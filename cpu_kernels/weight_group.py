@@ -10,7 +10,7 @@ from functools import partial
 
 from llmrun.cpu_kernels.byte_matrices import LEAST_COLUMNS, has_matrices, matrix_sums, row_pairs
 from llmrun.cpu_kernels.q16_record import Q16Record
-from llmrun.cpu_kernels.simd import Emitter
+from llmrun.cpu_kernels.simd import Emitter, multiplies_signed
 from llmrun.cpu_kernels.vector import V
 
 STEPS = 8  # words of four bytes
@@ -31,14 +31,14 @@ class GroupKind:
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """A group in registers: `word(step)` gives four bytes a row; scales and minimum are floats, lane = row.
+    """A group in registers: `word(step)` gives four bytes a row; scales and `minimum()` are floats, lane = row.
 
-    With `paired`, two words are row pairs instead, see `byte_matrices.py`.
+    Words and the minimum are loaded or computed when they are asked for. With `paired`, two words are row pairs instead, see `byte_matrices.py`.
     """
 
     word: Callable[[int], V]
     scales: list[V]
-    minimum: V | None = None
+    minimum: Callable[[], V] | None = None
     paired: bool = False
 
     def row_pairs(self, s: Emitter, i: int) -> tuple[V, V]:
@@ -58,12 +58,14 @@ def multiply(s: Emitter, acc: list[V], groups: Sequence[WeightGroup], offset: in
     for half in range(2):
         s.keep_order()  # or the words of both halves would be loaded at once
         sums, products = _integer_sums(s, groups, offset, record, half), []
+        if multiplies_signed(s.isa):
+            s.keep_order()  # or the scales would be loaded before the sums, and spilled
         for t in columns:
             scale, end = record.scale(t, half), record.end(t, half)
             products += [s.scaled_sum(panel[t], scale, end) for panel in sums]
         factors = [group.scales[half % len(group.scales)] for group in groups] * len(columns)
         acc = [s.fma(product, factor, a) for product, factor, a in zip(products, factors, acc, strict=True)]
-    minimums = [group.minimum for group in groups if group.minimum is not None]
+    minimums = [group.minimum() for group in groups if group.minimum is not None]
     if minimums:
         terms = [(minimum, total) for total in map(record.sum, columns) for minimum in minimums]
         acc = [s.fma(minimum, total, a) for (minimum, total), a in zip(terms, acc, strict=True)]
@@ -93,7 +95,7 @@ def store_unpacked(s: Emitter, target: V, group: WeightGroup, kind: GroupKind) -
         words = [word for i in range(0, STEPS, 2) for word in row_pairs(s, words[i], words[i + 1])]
     for step, word in enumerate(words):
         s.store(target + row * step, word)
-    floats = [*group.scales, *([group.minimum] if group.minimum is not None else [])]
+    floats = [*group.scales, *([group.minimum()] if group.minimum is not None else [])]
     for i, v in enumerate(floats):
         s.store(target + row * (STEPS + i), v)
 
@@ -101,10 +103,10 @@ def store_unpacked(s: Emitter, target: V, group: WeightGroup, kind: GroupKind) -
 def load_unpacked(s: Emitter, source: V, kind: GroupKind) -> WeightGroup:
     """Read a group that `store_unpacked` wrote; its bytes have the offset `simd.cheap_offset`."""
     row = 4 * s.lanes
-    floats = [s.load_f32(source + row * (STEPS + i)) for i in range(kind.n_scales + kind.has_minimum)]
+    scales = [s.load_f32(source + row * (STEPS + i)) for i in range(kind.n_scales)]
     return WeightGroup(
         lambda step: s.load_bytes(source + row * step),
-        floats[: kind.n_scales],
-        floats[kind.n_scales] if kind.has_minimum else None,
+        scales,
+        (lambda: s.load_f32(source + row * (STEPS + kind.n_scales))) if kind.has_minimum else None,
         paired=has_matrices(s.isa),
     )
