@@ -16,6 +16,7 @@ from random_gguf import random_blocks
 
 from llmrun.cpu_kernels.isa import Isa, choose
 from llmrun.cpu_kernels.kv_types import DEFAULT, KV_TYPES
+from llmrun.cpu_kernels.large_pages import LargePages
 from llmrun.cpu_kernels.library import KernelLibrary
 from llmrun.cpu_kernels.packing import PackedMatrix, pack
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
@@ -37,7 +38,7 @@ class Product:
         self._team.library.load([f"pack-{format.name}"])
         blocks = random_blocks(format, SIZE * SIZE // format.block_size)
         self._weights: dict[str, PackedMatrix | np.ndarray] = {
-            "matrix": pack(self._team, Tensor("matrix", (SIZE, SIZE), format, blocks.reshape(-1))),
+            "matrix": pack(self._team, Tensor("matrix", (SIZE, SIZE), format, blocks.reshape(-1)), LargePages()),
             "norm": np.ones(SIZE, np.float32),
         }
         self._n_tokens = n_tokens

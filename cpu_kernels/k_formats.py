@@ -36,6 +36,10 @@ def _factors(s: Emitter, h: V, w: V) -> Iterator[tuple[V, V]]:
         yield _byte_as_f32(s, scales[j // 4], j % 4), minus_d_min * _byte_as_f32(s, minimums[j // 4], j % 4)
 
 
+def _with_minimum(word: Callable[[int], V], scale: V, minimum: V) -> WeightGroup:
+    return WeightGroup(word, [scale], lambda: minimum)
+
+
 def _q4_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
     d, row, up = s.load_f16(h), 4 * s.lanes, raised(s.isa, 4)
     halves = [(0, d), (up, d * 2.0**-up)]  # the second of two sub-blocks may stay where it is, high in the bytes
@@ -45,7 +49,7 @@ def _q4_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
             quants = s.load_bytes(w + (3 + 8 * (j // 2) + step) * row)
             return s.bits(quants, 4 * (j % 2), 4, halves[j % 2][0])
 
-        yield WeightGroup(word, [halves[j % 2][1] * scale], lambda minimum=minimum: minimum)
+        yield _with_minimum(word, halves[j % 2][1] * scale, minimum)
 
 
 def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
@@ -57,7 +61,7 @@ def _q5_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:
             high = s.load_bytes(w + (3 + step) * row)  # bit j of a byte belongs to sub-block j
             return s.bits(low, 4 * (j % 2), 4) | s.bits(high, j, 1, 4)
 
-        yield WeightGroup(word, [d * scale], lambda minimum=minimum: minimum)
+        yield _with_minimum(word, d * scale, minimum)
 
 
 def _q6_k(s: Emitter, h: V, w: V) -> Iterator[WeightGroup]:

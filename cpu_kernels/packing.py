@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 
 from llmrun.cpu_kernels.fields import PACK
+from llmrun.cpu_kernels.large_pages import LargePages
 from llmrun.cpu_kernels.op import FIRST_FIELD, RECORD_WORDS
 from llmrun.cpu_kernels.team import Team
 from llmrun.quant_formats.block_format import BlockFormat
@@ -86,13 +87,16 @@ SLICE_BYTES = 32 << 20
 """How much of a matrix is packed before the file's pages are given back: what loading takes beside the weights."""
 
 
-def pack(team: Team, tensor: Tensor) -> PackedMatrix:
-    """Rearrange a matrix (n_rows, n_columns) into panels on all threads; "pack-<format>" must be loaded."""
+def pack(team: Team, tensor: Tensor, memory: LargePages) -> PackedMatrix:
+    """Rearrange a matrix (n_rows, n_columns) into panels on all threads; "pack-<format>" must be loaded.
+
+    What stands behind the last row in its panel is never looked at.
+    """
     rows, columns = tensor.shape
     lanes = team.library.isa.lanes
     blocks, panels = columns // tensor.format.block_size, -(-rows // lanes)
     panel = PanelSize.of(tensor.format, blocks, lanes)
-    packed = _aligned(panels * panel.n_bytes)
+    packed = memory.take(panels * panel.n_bytes)
     program = np.zeros((1, RECORD_WORDS), np.int64)
     program[0, 0] = team.library.address(f"pack-{tensor.format.name}")
     rows_at_once = max(1, SLICE_BYTES // (tensor.rows_bytes * lanes)) * lanes
@@ -107,13 +111,3 @@ def pack(team: Team, tensor: Tensor) -> PackedMatrix:
         team.run(program)
         forget_pages(source)  # only the packed copy is used from now on
     return PackedMatrix(tensor.format.name, rows, columns, blocks, panels, panel, packed, tensor)
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Memory that begins on a cache line; what is behind the last row of a matrix is never looked at.
-
-    Not zeroed: numpy asks the system for large pages only for memory that it does not zero.
-    """
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]

@@ -33,7 +33,8 @@ class GroupKind:
 class WeightGroup:
     """A group in registers: `word(step)` gives four bytes a row; scales and `minimum()` are floats, lane = row.
 
-    Words and the minimum are loaded or computed when they are asked for. With `paired`, two words are row pairs instead, see `byte_matrices.py`.
+    Words and the minimum are loaded or computed when they are asked for. With `paired`, two words are row pairs
+    instead, see `byte_matrices.py`.
     """
 
     word: Callable[[int], V]

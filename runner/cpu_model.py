@@ -7,6 +7,7 @@ import numpy as np
 from llmrun.cpu_kernels.bandwidth import MemoryReader
 from llmrun.cpu_kernels.buffers import zeros
 from llmrun.cpu_kernels.isa import choose
+from llmrun.cpu_kernels.large_pages import LargePages
 from llmrun.cpu_kernels.library import KernelLibrary, Progress
 from llmrun.cpu_kernels.packing import PackedMatrix, pack, unpacked
 from llmrun.cpu_kernels.program import ProgramBuilder, Rows
@@ -157,12 +158,12 @@ def _load_weights(
     team: Team, tensors: dict[str, Tensor], progress: Progress | None
 ) -> dict[str, PackedMatrix | np.ndarray]:
     weights: dict[str, PackedMatrix | np.ndarray] = {}
-    total, done = sum(tensor.n_bytes for tensor in tensors.values()), 0
+    total, done, memory = sum(tensor.n_bytes for tensor in tensors.values()), 0, LargePages()
     for name, tensor in tensors.items():
         if len(tensor.shape) == 1:
             weights[name] = tensor.format.dequantize(tensor.data)
         else:
-            weights[name] = unpacked(tensor) if name in TABLES else pack(team, tensor)
+            weights[name] = unpacked(tensor) if name in TABLES else pack(team, tensor, memory)
         done += tensor.n_bytes
         if progress:
             progress("loading weights", done, total)
