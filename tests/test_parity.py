@@ -25,7 +25,7 @@ from llmrun.quant_formats.tensor import Tensor
 from llmrun.runner import Engine, SamplingParams
 from llmrun.runner.prompt_logits import prompt_logits
 
-N_POSITIONS = 1024
+N_POSITIONS = 1500
 N_TOP = 1000
 N_GREEDY = 64
 N_CTX = 2048
