@@ -12,6 +12,8 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import config
+from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
+from numba.core.cpu import CPUContext
 
 from llmrun.cpu_kernels.isa import Isa
 from llmrun.cpu_kernels.target import processor, symbol, target_machine
@@ -38,8 +40,20 @@ def inlined(function: Callable) -> Callable:
 
 
 def use(isa: Isa) -> None:
-    """Make this process compile for an instruction set; call it before anything is compiled."""
+    """Make this process compile for an instruction set, and for nothing else; call it before anything is compiled."""
     config.CPU_NAME, config.CPU_FEATURES = processor(isa)
+    JITCodeLibrary._finalize_specific = lambda _library: None  # type: ignore[method-assign]
+    CPUContext.get_executable = _no_machine_code  # type: ignore[method-assign]
+
+
+def _no_machine_code(_context: CPUContext, library: CPUCodeLibrary, _function: Any, _environment: Any) -> Callable:
+    """Optimise a helper for those that it is inlined into, and no more.
+
+    Numba would make machine code of each, to be called from Python: a third of the time for nothing. What it wants to
+    have is a built-in function, another one every time.
+    """
+    library._ensure_finalized()
+    return [].append
 
 
 def compile_module(name: str, function: Callable) -> llvm.ModuleRef:
