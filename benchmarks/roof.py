@@ -14,9 +14,9 @@ SECONDS = 1.0  # of reading, for each measurement
 class Roof:
     """Reads the weights where they are, with the threads that run the model.
 
-    Other memory will not do: on a virtual machine one gigabyte is read a fifth faster than the next. It takes its turn
-    in every round, because the memory of a machine that is shared with others is fast at one moment and slow at the
-    next. Keys and values count as if they were read as fast.
+    Other memory will not do: on a virtual machine one gigabyte is read a fifth faster than the next. It has its
+    turn in every round, right behind llmrun, because the memory of a machine that is shared with others is fast at one
+    moment and slow at the next. Keys and values count as if they were read as fast.
     """
 
     name = "roof"

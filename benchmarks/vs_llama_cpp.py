@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -44,14 +45,15 @@ Speeds = dict[str, list[float]]
 """Tokens a second in each round, by contestant."""
 
 
-def measure(case: Case, contestants: Sequence[Contestant], n_rounds: int) -> Speeds:
-    """Each measures a case once a round."""
-    speeds: Speeds = {contestant.name: [] for contestant in contestants}
-    for contestant in contestants:
-        contestant.prepare(case)
+def measure(case: Case, turns: Sequence[Sequence[Contestant]], n_rounds: int) -> Speeds:
+    """Each measures a case once a round; those of one turn do so one right after the other."""
+    speeds: Speeds = {contestant.name: [] for turn in turns for contestant in turn}
+    for turn in turns:
+        for contestant in turn:
+            contestant.prepare(case)
     for i in range(n_rounds):
-        first = i % len(contestants)
-        for contestant in [*contestants[first:], *contestants[:first]]:
+        first = i % len(turns)
+        for contestant in chain(*turns[first:], *turns[:first]):
             time.sleep(PAUSE)
             speeds[contestant.name].append(contestant.speed(case))
     return speeds
@@ -123,24 +125,26 @@ def main() -> None:
     n_ctx = max(case.n_ctx for case in wanted)
     results = []
     with ExitStack() as stack:
-        contestants: list[Contestant] = [ours]
+        peers: list[Contestant] = []
         if options.peer_python:
             peer = LlamaCpp(options.peer_python, path, options.threads, n_ctx, model.config.n_vocab)
-            contestants.append(stack.enter_context(peer))
-        contestants += programs
-        names = [contestant.name for contestant in contestants]
-        contestants.append(Roof(model, lambda case: bytes_of_token(facts, case)))
+            peers.append(stack.enter_context(peer))
+        peers += programs
+        names = [contestant.name for contestant in (ours, *peers)]
+        roof = Roof(model, lambda case: bytes_of_token(facts, case))
+        turns: list[list[Contestant]] = [[ours, roof], *([peer] for peer in peers)]
         heads = ["tok/s", *names, "ratio to the best", "ratios of the rounds", "of the roof"]
         print("\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
         for case in wanted:
-            speeds = measure(case, [one for one in contestants if one.can(case)], options.rounds)
-            n_bytes, roof, share = bytes_of_token(facts, case), speeds.pop(Roof.name, None), ""
-            if n_bytes and roof:
-                shares = [a / b for a, b in zip(speeds[ours.name], roof, strict=True)]
-                share = f"{median(shares):.0%} of {median(roof) * n_bytes / 1e9:.1f} GB/s"
+            able = [[one for one in turn if one.can(case)] for turn in turns]
+            speeds = measure(case, [turn for turn in able if turn], options.rounds)
+            n_bytes, readings, share = bytes_of_token(facts, case), speeds.pop(Roof.name, None), ""
+            if n_bytes and readings:
+                shares = [a / b for a, b in zip(speeds[ours.name], readings, strict=True)]
+                share = f"{median(shares):.0%} of {median(readings) * n_bytes / 1e9:.1f} GB/s"
             print(row(case, speeds, names, share), flush=True)
-            results.append({"case": asdict(case), "speeds": speeds, "bytes_of_token": n_bytes, "roof": roof})
-        about = {contestant.name: contestant.about for contestant in contestants}
+            results.append({"case": asdict(case), "speeds": speeds, "bytes_of_token": n_bytes, "roof": readings})
+        about = {contestant.name: contestant.about for contestant in (ours, *peers)}
     cost = batch_cost(model, options.tokens, options.rounds)
     logits = hash_of_logits(model)
     model.close()
